@@ -1,0 +1,103 @@
+# Everything is made inside this folder, .venv and build/, and nothing uses a fixed port: two checkouts never meet.
+# Needs Python 3.11 or newer (with venv and headers), make and a C++20 compiler; all else comes as wheels into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+JOBS ?= $(shell nproc)
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE_SOURCES := $(shell find native -name '*.h' -o -name '*.cpp')
+BUILD_INPUTS := pyproject.toml CMakeLists.txt CMakePresets.json native/CMakeLists.txt $(NATIVE_SOURCES)
+
+# Prints what pyproject.toml requires to build and to run, and for the extras that are named.
+requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; \
+	extras = p["optional-dependencies"]; print(*t["build-system"]["requires"], *p["dependencies"], \
+	*(r for name in sys.argv[1:] for r in extras[name]), sep="\n")'
+
+.PHONY: help demo test lint format sanitize bench docs proto clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: .venv/.stamp-package  ## The main job: a node, an engine that prefills, a second engine that loads the KV
+	$(BIN)/kvstore demo $(ARGS)
+
+test: .venv/.stamp-package  ## All tests, native ones included; ARGS="-k keys" selects
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.stamp-lint  ## What CI checks besides the tests: lint, format, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
+
+format: .venv/.stamp-lint  ## Formats Python and C++ in place
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(NATIVE_SOURCES)
+
+sanitize: .venv/.stamp-package  ## Native tests under AddressSanitizer with UndefinedBehaviorSanitizer, and ThreadSanitizer
+	for preset in asan tsan; do \
+	  PATH="$$PWD/$(BIN):$$PATH" cmake --preset "$$preset" -DPython_EXECUTABLE="$$PWD/$(BIN)/python" && \
+	  PATH="$$PWD/$(BIN):$$PATH" cmake --build --preset "$$preset" -j$(JOBS) && \
+	  "build/$$preset/native/native_tests"; \
+	done
+
+bench: .venv/.stamp-bench  ## Speed of each lane beside its bound; ARGS="--json" and others
+	$(BIN)/kvstore bench $(ARGS)
+
+docs: .venv/.stamp-lint  ## Rewrites the pages that are generated from the code
+	$(BIN)/python -c 'from pathlib import Path; from kvstore.config import settings_markdown as page; \
+	  Path("docs/SETTINGS.md").write_text(page())'
+
+# The generator is older than what .venv runs with, on purpose: see proto/generate.py.
+proto: build/proto/.stamp  ## Rewrites kvstore/proto from proto/
+	build/proto/bin/python proto/generate.py
+
+clean:  ## Removes .venv, build/ and caches
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find kvstore tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "kvstore needs Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null \
+	  || { echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: python3.11-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.stamp-lint: .venv/.stamp-venv pyproject.toml
+	$(requirements) lint | $(PIP) install -q -r /dev/stdin
+	touch $@
+
+# Torch apart and first, so that the version is ours to choose and not the newest.
+.venv/.stamp-requirements: .venv/.stamp-venv pyproject.toml
+	@echo "Installing what the package needs; the first time this takes minutes."
+	$(PIP) install -q '$(TORCH)'
+	$(requirements) test demo | $(PIP) install -q -r /dev/stdin
+	touch $@
+
+# Editable: Python sources are used where they lie, and only native sources lead to a build, an incremental one.
+.venv/.stamp-package: .venv/.stamp-requirements $(BUILD_INPUTS)
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	  || { echo "$(PYTHON) has no headers: install its development package (Debian: python3.11-dev)" >&2; exit 1; }
+	PATH="$$PWD/$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
+	  $(PIP) install -q --no-deps --no-build-isolation -C build-dir=build/py -e .
+	touch $@
+
+.venv/.stamp-bench: .venv/.stamp-package
+	$(requirements) bench | $(PIP) install -q -r /dev/stdin
+	touch $@
+
+build/proto/.stamp: proto/generate.py
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/python -m pip --disable-pip-version-check install -q "$$(sed -n "s/.*pip install '\(grpcio-tools[^']*\)'.*/\1/p" $<)"
+	touch $@

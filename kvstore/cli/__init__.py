@@ -1,0 +1,1 @@
+"""The `kvstore` command: one file a subcommand, imported when it is run."""

@@ -1,0 +1,153 @@
+"""What a client stands on: a native client that is attached to a node, and what keeps it so."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import logging
+import queue
+import random
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kvstore import __version__
+from kvstore.client.closed import Closed
+from kvstore.config import ClientConfig
+from kvstore.errors import ConnectError, KVStoreError
+from kvstore.transport import fork, lanes, native
+from kvstore.transport.address import NodeAddress
+from kvstore.transport.control import ControlPlane
+from kvstore.transport.deadline import Deadline
+
+if TYPE_CHECKING:
+    from kvstore import _native
+
+__all__ = ["NodeSession", "Session", "backoff_s"]
+
+_log = logging.getLogger("kvstore.client")
+
+# How long the thread sleeps in the native core before it looks around; being woken does not depend on it.
+_WATCH_MS = 60_000
+_FIRST_PAUSE_S = 0.02
+
+
+def backoff_s(pause_s_max: float, jitter: random.Random) -> Iterator[float]:
+    """Pauses between attempts, without end: doubling up to the limit, each shortened at random by up to a half.
+
+    The jitter keeps the clients of a node that died from coming back all at once.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        yield min(pause_s, pause_s_max) * jitter.uniform(0.5, 1.0)
+        pause_s = min(pause_s * 2, pause_s_max)
+
+
+class Session(abc.ABC):
+    """A native client and its node. `lane` was chosen; `endpoint` is what the native core says it really uses."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        fork.refuse_in_child()
+        self.max_block_bytes = config.max_block_bytes
+        self.lane = ""
+        self.endpoint = ""
+        self.native: _native.Client = native().Client(spin_us=config.spin_us, max_block_bytes=config.max_block_bytes)
+        self._abandoned = False
+
+    def stats(self, client: _native.Client | Closed, timeout_ms: int) -> dict[str, dict[str, Any] | None]:
+        """Counters of both sides; `client` is the native client as the caller may still use it."""
+        mine = {"lane": self.lane, "endpoint": self.endpoint, "connected": client.attached, **client.stats()}
+        return {"client": mine, "node": self._node_stats(timeout_ms)}
+
+    def close(self) -> None:
+        """Ends the session and waits for its thread. Idempotent."""
+        if not self._abandoned:
+            self._close()
+
+    def abandon(self) -> None:
+        """In a forked child: see `kvstore.transport.fork`."""
+        self._abandoned = True
+        fork.keep_forever(self.native)
+
+    @abc.abstractmethod
+    def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None: ...
+
+    @abc.abstractmethod
+    def _close(self) -> None: ...
+
+
+class NodeSession(Session):
+    """With a node that is another process. A thread attaches again whenever the session is lost, until `close`.
+
+    Raises `ConnectError` when the node does not answer within `config.connect_timeout_ms`.
+    """
+
+    def __init__(self, address: NodeAddress, config: ClientConfig, jitter: random.Random) -> None:
+        super().__init__(config)
+        self._address = address
+        self._config = config
+        self._control = ControlPlane(address)
+        self._backoff_s = functools.partial(backoff_s, config.reconnect_backoff_ms_max / 1000, jitter)
+        # Closing is announced through a queue, because `put` may run in a finalizer, whatever the thread is doing.
+        self._closing: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closed = False
+        try:
+            self._attach()
+        except BaseException:
+            self.native.close()
+            self._control.close()
+            raise
+        self._thread = threading.Thread(target=self._stay_attached, name=f"kvstore {address}", daemon=True)
+        self._thread.start()
+
+    def __str__(self) -> str:
+        return f"kv://{self._address} over {self.lane}"
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._control.abandon()
+
+    def _attach(self) -> None:
+        deadline = Deadline(self._config.connect_timeout_ms)
+        hello = self._control.hello(
+            client_version=__version__, wire_version=native().WIRE_VERSION, timeout_ms=deadline.left_ms()
+        )
+        hosts = [hello.data_host] if hello.data_host else self._address.numeric_hosts()
+        attachment = lanes.attach(self.native, self._config.lane, hello, hosts, deadline)
+        self.lane, self.endpoint = attachment.lane, attachment.endpoint
+
+    def _stay_attached(self) -> None:
+        while not self._closed:
+            if self.native.wait_detached(_WATCH_MS) and not self._closed:
+                _log.warning("lost the session with %s; blocks are misses until it is back", self)
+                self._attach_again()
+
+    def _attach_again(self) -> None:
+        for attempt, pause_s in enumerate(self._backoff_s(), start=1):
+            try:
+                return self._closing.get(timeout=pause_s)
+            except queue.Empty:
+                pass
+            try:
+                self._attach()
+            except (KVStoreError, ValueError) as error:  # ValueError: the native client was closed meanwhile
+                _log.debug("attempt %d to reach %s again failed: %s", attempt, self._address, error)
+            else:
+                _log.info("reached %s again after %d attempts", self, attempt)
+                return None
+
+    def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None:
+        try:
+            node = self._control.stats(timeout_ms=timeout_ms)
+        except ConnectError:
+            return None
+        return {**node.counters, "node_id": node.node_id, "version": node.node_version, "uptime_ms": node.uptime_ms}
+
+    def _close(self) -> None:
+        self._closed = True
+        self._closing.put(None)
+        self.native.close()
+        self._control.close()
+        if threading.current_thread() is not self._thread:
+            # A bound, not a guess: closing ends what the thread may be waiting for.
+            self._thread.join(self._config.connect_timeout_ms / 1000)

@@ -1,0 +1,1 @@
+"""Messages of the control plane, generated from proto/ by proto/generate.py."""

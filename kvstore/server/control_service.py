@@ -1,0 +1,97 @@
+"""The node's side of the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from kvstore import __version__
+from kvstore.config import NodeConfig, format_bytes
+from kvstore.proto.v1 import control_pb2, control_pb2_grpc
+from kvstore.transport import native
+from kvstore.transport.capability import ALL_VERBS
+from kvstore.transport.entropy import new_id, new_token
+from kvstore.transport.lanes import host_id
+
+if TYPE_CHECKING:
+    from kvstore import _native
+
+__all__ = ["ControlService"]
+
+_log = logging.getLogger("kvstore.server")
+
+
+class ControlService(control_pb2_grpc.ControlServicer):
+    """Answers for one native node. Sessions are spread over its data threads in turn.
+
+    `data_host` is the numeric address of the data threads; empty where clients do best with the one they dialled.
+    """
+
+    def __init__(self, node: _native.Node, config: NodeConfig, data_host: str) -> None:
+        self._node = node
+        self._config = config
+        self._data_host = data_host
+        self._node_id = new_id()
+        self._host_id = host_id()
+        self._endpoints = itertools.cycle(node.endpoints())
+        self._started_s = time.monotonic()
+
+    async def Hello(
+        self,
+        request: control_pb2.HelloRequest,
+        context: grpc.aio.ServicerContext[control_pb2.HelloRequest, control_pb2.HelloResponse],
+    ) -> control_pb2.HelloResponse:
+        wire_version = native().WIRE_VERSION
+        if request.wire_version != wire_version:
+            mine, theirs = __version__, request.client_version or "of unknown version"
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the node (kvstore {mine}) speaks wire version {wire_version}, the client (kvstore {theirs}) "
+                f"{request.wire_version}; install the same kvstore on both",
+            )
+        token = new_token()
+        self._node.grant(token, ALL_VERBS, self._config.capability_ttl_ms)
+        data_port, local_socket = next(self._endpoints)
+        _log.debug("hello from %s, kvstore %s", context.peer(), request.client_version)
+        return control_pb2.HelloResponse(
+            node_version=__version__,
+            wire_version=wire_version,
+            node_id=self._node_id,
+            capability=token,
+            capability_ttl_ms=self._config.capability_ttl_ms,
+            data_host=self._data_host,
+            data_port=data_port,
+            local_socket=local_socket,
+            host_id=self._host_id,
+            max_block_bytes=self._config.max_block_bytes,
+        )
+
+    async def Stats(
+        self,
+        request: control_pb2.StatsRequest,
+        context: grpc.aio.ServicerContext[control_pb2.StatsRequest, control_pb2.StatsResponse],
+    ) -> control_pb2.StatsResponse:
+        return control_pb2.StatsResponse(
+            counters=self._node.stats(),
+            node_id=self._node_id,
+            node_version=__version__,
+            uptime_ms=round((time.monotonic() - self._started_s) * 1000),
+        )
+
+    async def Evict(
+        self,
+        request: control_pb2.EvictRequest,
+        context: grpc.aio.ServicerContext[control_pb2.EvictRequest, control_pb2.EvictResponse],
+    ) -> control_pb2.EvictResponse:
+        if request.bytes == 0:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "evict needs a number of bytes above 0")
+        # In a thread of its own: evicting gigabytes takes long enough to keep others waiting.
+        bytes_freed = await asyncio.to_thread(self._node.evict, request.bytes)
+        _log.info("evicted %s on request of %s", format_bytes(bytes_freed), context.peer())
+        return control_pb2.EvictResponse(bytes_freed=bytes_freed)

@@ -1,0 +1,135 @@
+"""Assembly of a storage node, from its settings to open ports, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import socket
+import tempfile
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kvstore.config import NodeConfig, format_bytes
+from kvstore.errors import ConfigError
+from kvstore.proto.v1 import control_pb2, control_pb2_grpc
+from kvstore.server.control_service import ControlService
+from kvstore.transport import native
+from kvstore.transport.address import NodeAddress
+
+if TYPE_CHECKING:
+    from kvstore import _native
+
+__all__ = ["NodeServer"]
+
+_CONTROL_SERVICE = control_pb2.DESCRIPTOR.services_by_name["Control"].full_name
+_SHUTDOWN_GRACE_S = 1.0
+_OPTIONS = (
+    # Otherwise two nodes would share a port, and each client would meet one of them by chance.
+    ("grpc.so_reuseport", 0),
+    # The largest request of the control plane has some dozens of bytes.
+    ("grpc.max_receive_message_length", 64 << 10),
+    ("grpc.max_concurrent_streams", 256),
+)
+
+
+class NodeServer:
+    """A storage node of this process, running inside `async with`. Raises `ConfigError` for what cannot be had.
+
+    The control port is taken first, so that a node that cannot listen fails before it takes memory.
+    """
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.address = NodeAddress(config.listen_host, config.listen_port)
+        self.endpoints: list[tuple[int, str]] = []
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> NodeServer:
+        async with AsyncExitStack() as opened:
+            server = grpc.aio.server(options=_OPTIONS)
+            opened.push_async_callback(server.stop, None)
+            self.address = NodeAddress(self.address.host, _bind(server, self.address))
+            runtime_dir = _make_runtime_dir(self.config.runtime_dir)
+            opened.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+            node = await asyncio.to_thread(self._start_data_plane, runtime_dir)
+            opened.push_async_callback(asyncio.to_thread, node.stop)
+            self.endpoints = node.endpoints()
+            await self._start_control_plane(server, node, opened)
+            self._open = opened.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    def describe(self) -> str:
+        """One line: where it listens and how much memory it has."""
+        ports = " ".join(str(port) for port, _ in self.endpoints)
+        return f"control {self.address}, data ports {ports}, memory {format_bytes(self.config.memory_bytes)}"
+
+    def _start_data_plane(self, runtime_dir: str) -> _native.Node:
+        config = self.config
+        try:
+            return native().Node(
+                memory_bytes=config.memory_bytes,
+                max_block_bytes=config.max_block_bytes,
+                host=config.listen_host,
+                data_port=config.data_port,
+                threads=config.thread_count,
+                runtime_dir=runtime_dir,
+                spin_us=config.spin_us,
+            )
+        except OSError as error:
+            wanted = f"memory {format_bytes(config.memory_bytes)}, data port {config.data_port or 'any'}"
+            raise ConfigError(f"the data plane cannot start ({wanted}): {error}") from error
+
+    async def _start_control_plane(self, server: grpc.aio.Server, node: _native.Node, opened: AsyncExitStack) -> None:
+        # A wildcard is no address to connect to; and behind one, what the client dialled is known to work.
+        data_host = "" if self.address.is_wildcard() else self.address.host
+        control_pb2_grpc.add_ControlServicer_to_server(ControlService(node, self.config, data_host), server)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        reflection.enable_server_reflection((_CONTROL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        for name in (health.OVERALL_HEALTH, _CONTROL_SERVICE):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await server.start()
+        opened.push_async_callback(server.stop, _SHUTDOWN_GRACE_S)
+        opened.push_async_callback(checks.enter_graceful_shutdown)
+
+
+def _bind(server: grpc.aio.Server, address: NodeAddress) -> int:
+    """Takes the control port; returns the real one where 0 was asked for."""
+    # gRPC has one message for everything, and prints more of its own: the usual reasons are found out beforehand.
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"{address} is taken by another process; choose another --listen or stop it"
+                ) from error
+            raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+    try:
+        return server.add_insecure_port(str(address))
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {address}: {error}") from error
+
+
+def _make_runtime_dir(parent: str) -> str:
+    """A private directory (mode 0700) of this node alone, so that nodes may share `runtime_dir`."""
+    try:
+        return tempfile.mkdtemp(prefix="kvstore-node-", dir=parent or None)
+    except OSError as error:
+        raise ConfigError(
+            f"no directory for sockets can be made in runtime_dir {parent!r}: {error.strerror}"
+        ) from error

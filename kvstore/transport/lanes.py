@@ -1,0 +1,72 @@
+"""Which way the bytes travel: a choice made once for each session.
+
+- `mapped`: same host; the client maps the node's arena and copies (or reads in place) without the node's help;
+- `shm`: same host, through UCX shared memory, where mapping is not possible;
+- `tcp`: through UCX over the network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvstore.errors import ConnectError
+from kvstore.transport.control import Hello
+from kvstore.transport.deadline import Deadline
+
+if TYPE_CHECKING:
+    from kvstore import _native
+
+__all__ = ["Attachment", "attach", "candidates", "host_id"]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The lane that was asked of the native core, and what it says it really uses ("mapped", "tcp/lo", ...)."""
+
+    lane: str
+    endpoint: str
+
+
+def host_id() -> str:
+    """Equal for processes under one running kernel."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def candidates(lane: str, hello: Hello) -> Sequence[str]:
+    """The lanes to try, best first. A lane that was asked for by name is tried alone."""
+    if lane != "auto":
+        return (lane,)
+    if hello.host_id != host_id():
+        return ("tcp",)
+    # Containers share a kernel, and so this identity, but not always the folder of the sockets.
+    return ("mapped", "shm", "tcp") if os.path.exists(hello.local_socket) else ("shm", "tcp")
+
+
+def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str], deadline: Deadline) -> Attachment:
+    """Attaches `client` over the best lane that works. `hosts` are the numeric addresses of the node, best first.
+
+    Raises `ConnectError` with what was tried when no lane works before the deadline.
+    """
+    attempts = [(name, host) for name in candidates(lane, hello) for host in (hosts[:1] if name == "mapped" else hosts)]
+    failures: list[str] = []
+    for index, (name, host) in enumerate(attempts):
+        try:
+            endpoint = client.attach(
+                lane=name,
+                host=host,
+                port=hello.data_port,
+                socket=hello.local_socket,
+                token=hello.capability,
+                # A share of what is left, so that a lane that hangs does not use up the time of the next.
+                timeout_ms=max(1, deadline.left_ms() // (len(attempts) - index)),
+            )
+        except OSError as error:  # ConnectionError and TimeoutError among them
+            failures.append(f"{name}: {error}")
+        else:
+            return Attachment(name, endpoint)
+    tried = "; ".join(failures)
+    raise ConnectError(f"the node answers, but no data lane works within {deadline.timeout_ms} ms ({tried})")

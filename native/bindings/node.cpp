@@ -1,0 +1,76 @@
+#include "node/node.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings.h"
+
+namespace kvstore::bindings {
+namespace {
+
+class PyNode {
+ public:
+  explicit PyNode(NodeOptions options) {
+    const nb::gil_scoped_release released;
+    node_ = std::make_unique<Node>(std::move(options));
+  }
+
+  Node& node() const {
+    if (node_ == nullptr) throw nb::value_error("the node is stopped");
+    return *node_;
+  }
+
+  void grant(const nb::bytes& bytes, uint32_t verbs, uint64_t ttl_ms) const {
+    if (bytes.size() != kTokenBytes) throw nb::value_error("a token has 32 bytes");
+    Token token;
+    std::memcpy(token.data(), bytes.c_str(), kTokenBytes);
+    if (!node().grant(token, verbs, ttl_ms)) throw std::runtime_error("too many sessions are being opened at once");
+  }
+
+  [[nodiscard]] std::vector<std::pair<uint16_t, std::string>> endpoints() const {
+    std::vector<std::pair<uint16_t, std::string>> list;
+    for (const Node::Endpoint& endpoint : node().endpoints()) list.emplace_back(endpoint.port, endpoint.socket_path);
+    return list;
+  }
+
+  void stop() {
+    const nb::gil_scoped_release released;
+    node_.reset();
+  }
+
+ private:
+  std::unique_ptr<Node> node_;
+};
+
+using namespace nb::literals;
+
+}  // namespace
+
+void bind_node(nb::module_& module) {
+  nb::class_<PyNode>(module, "Node")
+      .def("__init__",
+           [](PyNode* self, uint64_t memory_bytes, uint64_t max_block_bytes, const std::string& host, uint16_t data_port,
+              uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network, bool rendezvous) {
+             if (threads == 0) throw nb::value_error("a node needs at least one data thread");
+             if (memory_bytes == 0) throw nb::value_error("a node needs memory");
+             new (self) PyNode({memory_bytes, std::min(max_block_bytes, kBlockBytesLimit), host, data_port, threads,
+                                runtime_dir, spin_us, network, rendezvous});
+           },
+           nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
+           "spin_us"_a, "network"_a = true, "rendezvous"_a = false)
+      .def("endpoints", &PyNode::endpoints)
+      .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
+      .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })
+      .def("evict",
+           [](const PyNode& self, uint64_t bytes) {
+             Node& node = self.node();
+             const nb::gil_scoped_release released;
+             return node.evict(bytes);
+           },
+           "bytes"_a)
+      .def("stop", &PyNode::stop);
+}
+
+}  // namespace kvstore::bindings

@@ -1,0 +1,59 @@
+// The arena: one memfd holding every block of one tenant, mapped writable by the node alone.
+//
+// The memfd is sealed (no shrink, no grow, no new writable mapping), so a client that receives its descriptor can map
+// it read-only and can neither write nor truncate it. Node and clients name places in it by offset, never by address.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "memory/mapped_memfd.h"
+
+namespace kvstore {
+
+class Arena {
+ public:
+  // Reserves `bytes` (rounded up to 2 MiB). Pages are taken on first write; transparent huge pages are asked for.
+  // Throws std::system_error.
+  explicit Arena(uint64_t bytes);
+
+  [[nodiscard]] int fd() const { return memory_.fd(); }
+  [[nodiscard]] uint64_t bytes() const { return memory_.bytes(); }
+  [[nodiscard]] std::byte* data() const { return memory_.data(); }
+  // Touches every page, so that no page fault is left for the data path. Keeps what is there; others may use the arena
+  // meanwhile. About half a second a GiB.
+  void prefault();
+
+ private:
+  MappedMemfd memory_;
+};
+
+// A client's read-only view of an arena it received as a descriptor. Checks the seals and the size first: a memfd that
+// could still shrink would let the peer crash us (SIGBUS). Throws std::system_error or std::runtime_error.
+class ArenaView {
+ public:
+  ArenaView(int fd, uint64_t bytes);  // takes over `fd`, also when it throws
+
+  [[nodiscard]] uint64_t bytes() const { return memory_.bytes(); }
+  [[nodiscard]] const std::byte* data() const { return memory_.data(); }
+
+ private:
+  MappedMemfd memory_;
+};
+
+// A memfd that both sides map writable (rings and staging of the same-host channel): sealed against shrink and grow.
+class SharedSegment {
+ public:
+  explicit SharedSegment(uint64_t bytes);  // creates and seals; throws std::system_error
+  // Takes over `fd`, also when it throws, and maps it after checking its seals and size. Throws as ArenaView does.
+  SharedSegment(int fd, uint64_t bytes);
+
+  [[nodiscard]] int fd() const { return memory_.fd(); }
+  [[nodiscard]] uint64_t bytes() const { return memory_.bytes(); }
+  [[nodiscard]] std::byte* data() const { return memory_.data(); }
+
+ private:
+  MappedMemfd memory_;
+};
+
+}  // namespace kvstore

@@ -1,0 +1,244 @@
+#include "node/data_thread.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "base/assert.h"
+#include "base/spin.h"
+
+namespace kvstore {
+namespace {
+
+constexpr uint64_t kTagWake = 0;
+constexpr uint64_t kTagUcx = 1;
+constexpr uint64_t kTagListener = 2;
+constexpr uint64_t kFirstSession = 16;
+
+constexpr int kSleepMsMax = 10;              // some event descriptors miss an event now and then
+constexpr uint64_t kTickNs = 5'000'000;      // deadlines and expiry
+constexpr uint64_t kSocketLookNs = 200'000;  // while spinning, how often the sockets are looked at
+constexpr uint32_t kSweepSlots = 4096;       // slots looked at for expiry in a tick
+constexpr uint32_t kIdleUcxRounds = 32;      // with no network session, UCX is driven once in so many rounds
+
+}  // namespace
+
+DataThread::DataThread(NodeContext context, uint32_t index)
+    : context_(context),
+      index_(index),
+      local_listener_(context.options.runtime_dir + "/data-" + std::to_string(index) + ".sock"),
+      next_session_(kFirstSession) {
+  const NodeOptions& options = context_.options;
+  if (options.network) {
+    const std::string device = net_device_of(options.host);
+    const UcxProfile profile = options.rendezvous ? UcxProfile::rdma("tcp,posix,cma,self", device)
+                                                  : UcxProfile::eager("tcp,posix,cma,self", device);
+    worker_ = std::make_unique<UcxWorker>(profile, *this);
+    worker_->register_memory(context_.arena.data(), context_.arena.bytes());
+    const uint16_t wanted = options.data_port == 0 ? 0 : static_cast<uint16_t>(options.data_port + index);
+    port_ = worker_->listen(options.host, wanted);
+  }
+  epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (epoll_fd_ < 0 || wake_fd_ < 0) {
+    throw std::system_error(errno, std::generic_category(), "a data thread gets no event descriptors");
+  }
+  watch(wake_fd_, kTagWake);
+  watch(local_listener_.fd(), kTagListener);
+  if (worker_ != nullptr) watch(worker_->event_fd(), kTagUcx);
+}
+
+DataThread::~DataThread() {
+  stop();
+  local_.clear();
+  for (auto& [id, session] : network_) {
+    session->endpoint().close();
+    session->on_closed();
+    closing_.push_back(std::move(session));
+  }
+  network_.clear();
+  worker_.reset();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
+  closing_.clear();
+  if (wake_fd_ >= 0) close(wake_fd_);
+  if (epoll_fd_ >= 0) close(epoll_fd_);
+}
+
+void DataThread::watch(int fd, uint64_t tag) const {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = tag;
+  KVSTORE_ASSERT(epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0);
+}
+
+void DataThread::start() { thread_ = std::thread([this] { run(); }); }
+
+void DataThread::stop() {
+  stopping_ = true;
+  if (!thread_.joinable()) return;
+  eventfd_write(wake_fd_, 1);
+  thread_.join();
+}
+
+void DataThread::post(const Waiter& waiter) {
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail_.push_back(waiter);
+    has_mail_.store(true);
+  }
+  eventfd_write(wake_fd_, 1);
+}
+
+void DataThread::run() {
+  const uint64_t spin_ns = uint64_t{context_.options.spin_us} * 1'000;
+  uint64_t now_ns = context_.clock.now_ns();
+  uint64_t active_ns = now_ns;
+  uint64_t tick_ns = now_ns;
+  uint64_t look_ns = now_ns;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    const bool worked = work();
+    now_ns = context_.clock.now_ns();
+    if (worked) active_ns = now_ns;
+    if (now_ns - tick_ns >= kTickNs) {
+      tick();
+      tick_ns = now_ns;
+    }
+    if (now_ns - active_ns > spin_ns) {
+      wait_for_events(kSleepMsMax);
+      active_ns = look_ns = context_.clock.now_ns();
+      active_ns -= std::min(active_ns, spin_ns / 2);  // an empty wake-up earns half a spin only
+    } else if (now_ns - look_ns >= kSocketLookNs) {
+      wait_for_events(0);
+      look_ns = now_ns;
+    } else {
+      spin_pause(now_ns - active_ns);
+    }
+  }
+}
+
+bool DataThread::work() {
+  bool worked = has_mail_.load(std::memory_order_relaxed) && take_mail();
+  for (const auto& [id, session] : local_) worked |= session->poll();
+  if (worker_ == nullptr) return worked;
+  if (network_.empty() && closing_.empty() && ++idle_rounds_ % kIdleUcxRounds != 0) return worked;
+  worked |= worker_->progress();
+  for (const auto& [id, session] : network_) worked |= session->poll();
+  if (!doomed_.empty() || !closing_.empty()) reap_network();
+  return worked;
+}
+
+bool DataThread::take_mail() {
+  std::vector<Waiter> mail;
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    mail.swap(mail_);
+    has_mail_.store(false);
+  }
+  for (const Waiter& waiter : mail) {
+    if (const auto found = local_.find(waiter.session); found != local_.end()) found->second->wake(waiter.request);
+    if (const auto found = network_.find(waiter.session); found != network_.end()) found->second->wake(waiter.request);
+  }
+  return !mail.empty();
+}
+
+void DataThread::tick() {
+  const uint64_t now_ns = context_.clock.now_ns();
+  std::vector<uint64_t> broken;
+  for (const auto& [id, session] : local_) {
+    if (!session->on_tick(now_ns)) broken.push_back(id);
+  }
+  for (const uint64_t id : broken) drop_local(id);
+  for (const auto& [id, session] : network_) {
+    if (!session->on_tick(now_ns)) doomed_.push_back(id);
+  }
+  if (index_ == 0) context_.store.sweep_expired(kSweepSlots);
+}
+
+void DataThread::wait_for_events(int timeout_ms) {
+  bool may_sleep = !has_mail_.load();
+  if (timeout_ms > 0) {
+    for (const auto& [id, session] : local_) may_sleep &= session->prepare_sleep();
+    may_sleep = may_sleep && (worker_ == nullptr || worker_->arm());
+  }
+  constexpr int kEventsMax = 64;
+  epoll_event events[kEventsMax];
+  const int count = epoll_wait(epoll_fd_, events, kEventsMax, may_sleep ? timeout_ms : 0);
+  if (timeout_ms > 0) {
+    for (const auto& [id, session] : local_) session->end_sleep();
+  }
+  for (int i = 0; i < count; ++i) handle_event(events[i].data.u64);
+}
+
+void DataThread::handle_event(uint64_t tag) {
+  if (tag == kTagWake) {
+    eventfd_t value;
+    eventfd_read(wake_fd_, &value);
+  } else if (tag == kTagListener) {
+    accept_local();
+  } else if (tag >= kFirstSession) {
+    const auto found = local_.find(tag);
+    if (found != local_.end() && !found->second->on_socket()) drop_local(tag);
+  }
+}
+
+void DataThread::accept_local() {
+  while (std::optional<LocalSocket> socket = local_listener_.accept()) {
+    const uint64_t id = next_session_++;
+    const int fd = socket->fd();
+    local_.emplace(id, std::make_unique<LocalSession>(context_, id, index_, std::move(*socket)));
+    watch(fd, id);
+  }
+}
+
+void DataThread::drop_local(uint64_t session_id) {
+  if (local_.erase(session_id) > 0) ++context_.counters.sessions_lost;
+}
+
+// ---- network sessions
+
+void DataThread::on_accepted(UcxEndpoint& endpoint) {
+  const uint64_t id = next_session_++;
+  auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint, worker_->profile());
+  endpoint.owner = session.get();
+  network_.emplace(id, std::move(session));
+}
+
+void DataThread::doom(UcxEndpoint& endpoint) { doomed_.push_back(static_cast<UcxSession*>(endpoint.owner)->id()); }
+
+void DataThread::on_lost(UcxEndpoint& endpoint) { doom(endpoint); }
+
+void DataThread::on_frame(UcxEndpoint& endpoint, ByteView frame) {
+  if (!static_cast<UcxSession*>(endpoint.owner)->on_frame(frame)) doom(endpoint);
+}
+
+void DataThread::on_chunk(UcxEndpoint& endpoint, ByteView header, ByteView payload) {
+  if (!static_cast<UcxSession*>(endpoint.owner)->on_chunk(header, payload)) doom(endpoint);
+}
+
+std::byte* DataThread::place_chunk(UcxEndpoint& endpoint, ByteView header, size_t payload_bytes) {
+  return static_cast<UcxSession*>(endpoint.owner)->place_chunk(header, payload_bytes);
+}
+
+void DataThread::on_placed(UcxEndpoint& endpoint, ByteView header, bool received) {
+  static_cast<UcxSession*>(endpoint.owner)->on_placed(header, received);
+}
+
+void DataThread::reap_network() {
+  for (const uint64_t id : std::exchange(doomed_, {})) {
+    const auto found = network_.find(id);
+    if (found == network_.end()) continue;
+    found->second->endpoint().close();
+    found->second->on_closed();
+    closing_.push_back(std::move(found->second));
+    network_.erase(found);
+    ++context_.counters.sessions_lost;
+  }
+  worker_->reap();
+  std::erase_if(closing_, [](const std::unique_ptr<UcxSession>& session) { return session->finished(); });
+}
+
+}  // namespace kvstore

@@ -1,0 +1,73 @@
+// One thread of the data plane with its own UCX worker, its own Unix socket and its own sessions. It spins while there is
+// work, then arms every source of events and blocks, at most a few milliseconds.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "node/local_session.h"
+#include "node/ucx_session.h"
+
+namespace kvstore {
+
+class DataThread final : public UcxEvents {
+ public:
+  // Opens the listeners; throws std::runtime_error or std::system_error when an address cannot be had.
+  DataThread(NodeContext context, uint32_t index);
+  ~DataThread() override;
+
+  void start();
+  void stop();  // idempotent
+
+  [[nodiscard]] uint16_t port() const { return port_; }
+  [[nodiscard]] const std::string& socket_path() const { return local_listener_.path(); }
+
+  // From any thread: the get that `waiter` names should look again.
+  void post(const Waiter& waiter);
+
+ private:
+  void run();
+  bool work();
+  bool take_mail();
+  void tick();
+  void wait_for_events(int timeout_ms);
+  void handle_event(uint64_t tag);
+  void accept_local();
+  void drop_local(uint64_t session_id);
+  void reap_network();
+  void watch(int fd, uint64_t tag) const;
+
+  void on_accepted(UcxEndpoint& endpoint) override;
+  void on_lost(UcxEndpoint& endpoint) override;
+  void on_frame(UcxEndpoint& endpoint, ByteView frame) override;
+  void on_chunk(UcxEndpoint& endpoint, ByteView header, ByteView payload) override;
+  std::byte* place_chunk(UcxEndpoint& endpoint, ByteView header, size_t payload_bytes) override;
+  void on_placed(UcxEndpoint& endpoint, ByteView header, bool received) override;
+  void doom(UcxEndpoint& endpoint);
+
+  NodeContext context_;
+  const uint32_t index_;
+  uint16_t port_ = 0;
+  int epoll_fd_ = -1;
+  int wake_fd_ = -1;
+  LocalListener local_listener_;
+  std::unique_ptr<UcxWorker> worker_;
+  uint64_t next_session_;
+  std::unordered_map<uint64_t, std::unique_ptr<LocalSession>> local_;
+  std::unordered_map<uint64_t, std::unique_ptr<UcxSession>> network_;
+  std::vector<std::unique_ptr<UcxSession>> closing_;  // closed, but UCX still holds some of their memory
+  std::vector<uint64_t> doomed_;                      // network sessions to drop once outside UCX's callbacks
+  uint32_t idle_rounds_ = 0;
+
+  std::mutex mail_mutex_;
+  std::vector<Waiter> mail_;
+  std::atomic<bool> has_mail_{false};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace kvstore

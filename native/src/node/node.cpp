@@ -1,0 +1,72 @@
+#include "node/node.h"
+
+#include "store/eviction.h"
+
+namespace kvstore {
+
+Node::Node(NodeOptions options)
+    : options_(std::move(options)),
+      arena_(options_.memory_bytes),
+      store_(arena_, {.max_block_bytes = options_.max_block_bytes}, clock_, make_lru_policy()) {
+  store_.on_publish([this](const Key& key) {
+    for (const Waiter& waiter : waiters_.of(key)) threads_[waiter.thread]->post(waiter);
+  });
+  const NodeContext context{options_, clock_, arena_, store_, capabilities_, waiters_, counters_};
+  for (uint32_t i = 0; i < options_.threads; ++i) threads_.push_back(std::make_unique<DataThread>(context, i));
+  for (const auto& thread : threads_) thread->start();
+}
+
+Node::~Node() { stop(); }
+
+void Node::stop() {
+  for (const auto& thread : threads_) thread->stop();
+}
+
+std::vector<Node::Endpoint> Node::endpoints() const {
+  std::vector<Endpoint> endpoints;
+  for (const auto& thread : threads_) endpoints.push_back({thread->port(), thread->socket_path()});
+  return endpoints;
+}
+
+bool Node::grant(const Token& token, uint32_t verbs, uint64_t ttl_ms) {
+  return capabilities_.grant(token, verbs, ttl_ms);
+}
+
+std::vector<std::pair<std::string, uint64_t>> Node::stats() const {
+  const StoreStats store = store_.stats();
+  return {
+      {"capacity_bytes", store.capacity_bytes},
+      {"used_bytes", store.used_bytes},
+      {"reserved_bytes", store.reserved_bytes},
+      {"leased_bytes", store.leased_bytes},
+      {"index_bytes", store.index_bytes},
+      {"blocks", store.blocks},
+      {"leases", store.leases},
+      {"hits", store.hits},
+      {"misses", store.misses},
+      {"puts", store.puts},
+      {"put_exists", store.put_exists},
+      {"put_conflicts", store.put_conflicts},
+      {"put_busy", store.put_busy},
+      {"put_too_large", store.put_too_large},
+      {"put_aborted", store.put_aborted},
+      {"evicted_blocks", store.evicted_blocks},
+      {"evicted_bytes", store.evicted_bytes},
+      {"expired_blocks", store.expired_blocks},
+      {"deleted_blocks", store.deleted_blocks},
+      {"quarantined_blocks", store.quarantined_blocks},
+      {"sessions_open", counters_.sessions_open},
+      {"sessions_opened", counters_.sessions_opened},
+      {"sessions_lost", counters_.sessions_lost},
+      {"sessions_refused", counters_.sessions_refused},
+      {"protocol_errors", counters_.protocol_errors},
+      {"checksum_errors", counters_.checksum_errors},
+      {"requests", counters_.requests},
+      {"bytes_received", counters_.bytes_received},
+      {"bytes_sent", counters_.bytes_sent},
+      {"gets_waiting", counters_.gets_waiting},
+      {"puts_expired", counters_.puts_expired},
+  };
+}
+
+}  // namespace kvstore

@@ -1,0 +1,43 @@
+// The data plane of one storage node.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "node/data_thread.h"
+
+namespace kvstore {
+
+class Node {
+ public:
+  // Takes the memory, opens the listeners and starts the threads. Throws std::runtime_error or std::system_error.
+  explicit Node(NodeOptions options);
+  ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  struct Endpoint {
+    uint16_t port;  // of the UCX listener; 0 without network
+    std::string socket_path;
+  };
+  [[nodiscard]] std::vector<Endpoint> endpoints() const;
+  // False when too many tokens are alive.
+  [[nodiscard]] bool grant(const Token& token, uint32_t verbs, uint64_t ttl_ms);
+  [[nodiscard]] std::vector<std::pair<std::string, uint64_t>> stats() const;
+  uint64_t evict(uint64_t bytes) { return store_.evict(bytes); }
+  void stop();  // idempotent
+
+ private:
+  const NodeOptions options_;
+  const Clock& clock_ = SteadyClock::instance();
+  Arena arena_;
+  BlockStore store_;
+  Capabilities capabilities_{clock_};
+  Waiters waiters_;
+  NodeCounters counters_{};
+  std::vector<std::unique_ptr<DataThread>> threads_;
+};
+
+}  // namespace kvstore

@@ -1,0 +1,43 @@
+// What every session of a node works with.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "memory/arena.h"
+#include "node/capabilities.h"
+#include "node/waiters.h"
+#include "store/block_store.h"
+
+namespace kvstore {
+
+struct NodeOptions {
+  uint64_t memory_bytes = 4ull << 30;
+  uint64_t max_block_bytes = kBlockBytesLimit;
+  std::string host = "127.0.0.1";  // numeric address that the network lanes listen on
+  uint16_t data_port = 0;          // 0: free ports; otherwise thread i listens on data_port + i
+  uint32_t threads = 1;
+  std::string runtime_dir;  // existing private directory for the Unix sockets
+  uint32_t spin_us = 200;   // how long a data thread spins after the last work before it blocks
+  bool network = true;      // false: same-host channel only (embedded mode)
+  bool rendezvous = false;  // drive the network lanes as RDMA lanes are
+};
+
+struct NodeCounters {
+  std::atomic<uint64_t> sessions_opened, sessions_open, sessions_lost, sessions_refused, protocol_errors;
+  std::atomic<uint64_t> requests, bytes_received, bytes_sent, checksum_errors, gets_waiting, puts_expired;
+};
+
+struct NodeContext {
+  const NodeOptions& options;
+  const Clock& clock;
+  Arena& arena;
+  BlockStore& store;
+  Capabilities& capabilities;
+  Waiters& waiters;
+  NodeCounters& counters;
+};
+
+}  // namespace kvstore

@@ -1,0 +1,46 @@
+#include "base/clock.h"
+
+#include "base/status.h"
+#include "check.h"
+
+using kvstore::ManualClock;
+using kvstore::Status;
+using kvstore::SteadyClock;
+
+namespace {
+
+TEST(clock, steady_clock_goes_forward) {
+  const SteadyClock& clock = SteadyClock::instance();
+  const uint64_t start = clock.now_ns();
+  uint64_t last = start;
+  while (last < start + 1'000'000) {
+    const uint64_t now = clock.now_ns();
+    CHECK(now >= last);
+    last = now;
+  }
+  CHECK(clock.now_ms() >= start / 1'000'000);
+}
+
+TEST(clock, manual_clock_moves_when_told) {
+  ManualClock clock;
+  const uint64_t start = clock.now_ns();
+  CHECK_EQ(clock.now_ns(), start);
+  clock.advance_ms(1500);
+  CHECK_EQ(clock.now_ns(), start + 1'500'000'000);
+  CHECK_EQ(clock.now_ms(), start / 1'000'000 + 1500);
+}
+
+TEST(status, every_value_of_the_wire_has_a_name) {
+  CHECK_EQ(std::string(kvstore::status_name(Status::kOk)), "OK");
+  CHECK_EQ(std::string(kvstore::status_name(Status::kInvalid)), "INVALID");
+  std::vector<std::string> names;
+  for (int value = 0; value <= static_cast<int>(Status::kInvalid); ++value) {
+    const std::string name = kvstore::status_name(static_cast<Status>(value));
+    for (const std::string& other : names) CHECK(name != other);
+    CHECK(name != "UNKNOWN");
+    names.push_back(name);
+  }
+  CHECK_EQ(std::string(kvstore::status_name(static_cast<Status>(200))), "UNKNOWN");
+}
+
+}  // namespace
