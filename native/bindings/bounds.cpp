@@ -1,20 +1,62 @@
 #include "bench/bounds.h"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <stdexcept>
 
 #include "bindings.h"
 
 namespace kvstore::bindings {
+namespace {
 
-using namespace nb::literals;
+using Source = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Target = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using bench::BatchSeconds;
+using bench::CopyKind;
+using bench::Load;
+
+class Bounds {
+ public:
+  Bounds(Source source, Target target)
+      : source_(std::move(source)), target_(std::move(target)), copy_(regions()), socket_(regions()) {}
+
+  BatchSeconds copy(const std::string& kind, uint64_t block_bytes, uint32_t depth, uint32_t budget_ms) {
+    if (kind != "memcpy" && kind != "streaming") throw std::invalid_argument("kind must be memcpy or streaming");
+    return copy_.measure(kind == "memcpy" ? CopyKind::kMemcpy : CopyKind::kStreaming, {block_bytes, depth, budget_ms});
+  }
+
+  BatchSeconds socket(const std::string& verb, uint64_t block_bytes, uint32_t depth, uint32_t budget_ms) {
+    if (verb != "get" && verb != "put") throw std::invalid_argument("verb must be get or put");
+    const Load load{block_bytes, depth, budget_ms};
+    return verb == "get" ? socket_.measure_get(load) : socket_.measure_put(load);
+  }
+
+ private:
+  [[nodiscard]] bench::Regions regions() const {
+    if (source_.nbytes() != target_.nbytes()) throw std::invalid_argument("source and target differ in length");
+    return {reinterpret_cast<const std::byte*>(source_.data()), reinterpret_cast<std::byte*>(target_.data()),
+            source_.nbytes()};
+  }
+
+  const Source source_;
+  const Target target_;
+  bench::CopyBound copy_;
+  bench::SocketBound socket_;
+};
+
+}  // namespace
 
 void bind_bounds(nb::module_& module) {
-  module.def("bound_copy", &bench::copy_seconds, "kind"_a, "block_bytes"_a, "blocks"_a, "rounds"_a,
-             nb::call_guard<nb::gil_scoped_release>());
-  module.def("bound_socket", &bench::socket_seconds, "block_bytes"_a, "depth"_a, "rounds"_a,
-             nb::call_guard<nb::gil_scoped_release>());
+  using namespace nb::literals;
+  nb::class_<Bounds>(module, "Bounds")
+      .def(nb::init<Source, Target>(), "source"_a, "target"_a)
+      .def("copy", &Bounds::copy, "kind"_a, "block_bytes"_a, "depth"_a, "budget_ms"_a,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("socket", &Bounds::socket, "verb"_a, "block_bytes"_a, "depth"_a, "budget_ms"_a,
+           nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace kvstore::bindings

@@ -276,6 +276,20 @@ TEST(node_client_mapped, a_vanished_client_leaves_no_lease_and_no_reservation) {
   CHECK(std::ranges::equal(borrow->views[0], sent[0]));  // the mapping is the client's own
 }
 
+// Was a hang: the closing thread waited for a driver that waited for its own deadline.
+TEST(node_client_mapped, closing_ends_what_is_pending) {
+  const Cluster cluster;
+  const auto client = cluster.client("mapped");
+  std::vector<std::vector<std::byte>> buffers(1, std::vector<std::byte>(4'096));
+  const auto get = batch_of(Verb::kGet, {key_of(11)}, buffers);
+  get->wait_ms = 20'000;
+  std::thread waiting([&] { client->execute(get); });
+  CHECK(cluster.settles("gets_waiting", 1));
+  client->close();
+  waiting.join();
+  CHECK(get->statuses[0] == Status::kUnavailable);
+}
+
 void survives_the_node(const std::string& lane) {
   Cluster cluster;
   const auto client = cluster.client(lane);

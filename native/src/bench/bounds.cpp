@@ -2,17 +2,16 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <stdexcept>
 #include <system_error>
-#include <thread>
 
 #include "base/checksum.h"
 #include "base/clock.h"
@@ -20,157 +19,218 @@
 namespace kvstore::bench {
 namespace {
 
-constexpr uint64_t kRegionBytes = 256ull << 20;
+constexpr uint32_t kBudgetMsMax = 60'000;
 
-// Touched memory, so that no page fault is timed.
-class Region {
- public:
-  Region() {
-    data_ = mmap(nullptr, kRegionBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data_ == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "no memory to measure with");
-    madvise(data_, kRegionBytes, MADV_HUGEPAGE);
-    std::memset(data_, 1, kRegionBytes);
-  }
-  ~Region() { munmap(data_, kRegionBytes); }
-  Region(const Region&) = delete;
-  Region& operator=(const Region&) = delete;
-  // The `index`th block, going round.
-  [[nodiscard]] std::byte* block(uint64_t index, uint64_t block_bytes) const {
-    return static_cast<std::byte*>(data_) + (index % (kRegionBytes / block_bytes)) * block_bytes;
-  }
+enum class Direction : uint32_t { kGet = 1, kPut = 2 };
 
- private:
-  void* data_ = nullptr;
+// Opens a batch on the connection. Each block that follows has its length in front.
+struct Request {
+  Direction direction{};
+  uint32_t depth = 0;
+  uint64_t block_bytes = 0;
 };
 
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {
-    if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "a socket to measure with");
+[[noreturn]] void throw_errno(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
+// Moves past the first `bytes` of the parts.
+void advance(std::span<iovec>* parts, size_t bytes) {
+  while (!parts->empty() && bytes >= parts->front().iov_len) {
+    bytes -= parts->front().iov_len;
+    *parts = parts->subspan(1);
   }
-  ~Fd() { close(fd_); }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  operator int() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-void no_delay(int fd) {
-  const int one = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+  if (parts->empty()) return;
+  parts->front().iov_base = static_cast<std::byte*>(parts->front().iov_base) + bytes;
+  parts->front().iov_len -= bytes;
 }
 
-bool read_all(int fd, std::byte* data, uint64_t bytes) {
-  while (bytes > 0) {
-    const ssize_t got = recv(fd, data, bytes, 0);
-    if (got <= 0) return false;
-    data += got;
-    bytes -= static_cast<uint64_t>(got);
-  }
-  return true;
-}
-
-bool write_block(int fd, std::byte* data, uint64_t bytes) {
-  uint64_t header = bytes;
-  iovec parts[2] = {{&header, sizeof(header)}, {data, bytes}};
-  uint64_t left = sizeof(header) + bytes;
-  iovec* part = parts;
-  while (left > 0) {
-    const ssize_t sent = writev(fd, part, static_cast<int>(parts + 2 - part));
+bool write_all(int fd, std::span<iovec> parts) {
+  while (!parts.empty()) {
+    const ssize_t sent = writev(fd, parts.data(), static_cast<int>(parts.size()));
     if (sent <= 0) return false;
-    left -= static_cast<uint64_t>(sent);
-    auto skip = static_cast<size_t>(sent);
-    while (part < parts + 2 && skip >= part->iov_len) skip -= (part++)->iov_len;
-    if (part < parts + 2) {
-      part->iov_base = static_cast<std::byte*>(part->iov_base) + skip;
-      part->iov_len -= skip;
-    }
+    advance(&parts, static_cast<size_t>(sent));
   }
   return true;
 }
 
-void serve(int fd, const Region& source, uint64_t block_bytes) {
-  uint32_t wanted = 0;
-  uint64_t index = 0;
-  while (read_all(fd, reinterpret_cast<std::byte*>(&wanted), sizeof(wanted))) {
-    for (uint32_t i = 0; i < wanted; ++i) {
-      if (!write_block(fd, source.block(index++, block_bytes), block_bytes)) return;
-    }
+bool read_all(int fd, std::span<iovec> parts) {
+  while (!parts.empty()) {
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = parts.size();
+    const ssize_t received = recvmsg(fd, &message, 0);
+    if (received <= 0) return false;
+    advance(&parts, static_cast<size_t>(received));
+  }
+  return true;
+}
+
+template <class Value>
+bool write_value(int fd, const Value& value) {
+  iovec part{const_cast<Value*>(&value), sizeof(value)};  // writev only reads it
+  return write_all(fd, {&part, 1});
+}
+
+template <class Value>
+bool read_value(int fd, Value* value) {
+  iovec part{value, sizeof(*value)};
+  return read_all(fd, {&part, 1});
+}
+
+uint64_t place_of(uint64_t block, const Regions& regions, uint64_t block_bytes) {
+  return block % (regions.bytes / block_bytes) * block_bytes;
+}
+
+bool write_blocks(int fd, const Regions& regions, const Request& request, uint64_t first_block) {
+  for (uint64_t block = first_block; block < first_block + request.depth; ++block) {
+    uint64_t header = request.block_bytes;
+    std::byte* data = const_cast<std::byte*>(regions.source) + place_of(block, regions, request.block_bytes);
+    iovec parts[] = {{&header, sizeof(header)}, {data, request.block_bytes}};
+    if (!write_all(fd, parts)) return false;
+  }
+  return true;
+}
+
+bool read_blocks(int fd, const Regions& regions, const Request& request, uint64_t first_block) {
+  for (uint64_t block = first_block; block < first_block + request.depth; ++block) {
+    uint64_t header = 0;
+    std::byte* data = regions.target + place_of(block, regions, request.block_bytes);
+    iovec parts[] = {{&header, sizeof(header)}, {data, request.block_bytes}};
+    if (!read_all(fd, parts) || header != request.block_bytes) return false;
+  }
+  return true;
+}
+
+void check(const Load& load, const Regions& regions) {
+  if (load.block_bytes == 0 || load.block_bytes > regions.bytes) {
+    throw std::invalid_argument("block_bytes must be at least 1 and at most the bytes of a region");
+  }
+  if (load.depth == 0 || load.budget_ms > kBudgetMsMax) {
+    throw std::invalid_argument("depth must be at least 1, and budget_ms at most 60000");
   }
 }
 
-double seconds_since(uint64_t start_ns) {
-  return static_cast<double>(SteadyClock::instance().now_ns() - start_ns) * 1e-9;
+// Runs batches until the budget is used; `run_batch` gets the number of the batch's first block.
+template <class RunBatch>
+BatchSeconds repeat(const Load& load, uint64_t* next_block, RunBatch run_batch) {
+  const Clock& clock = SteadyClock::instance();
+  BatchSeconds seconds;
+  run_batch(*next_block);
+  *next_block += load.depth;
+  uint64_t now_ns = clock.now_ns();
+  const uint64_t end_ns = now_ns + uint64_t{load.budget_ms} * 1'000'000;
+  while (now_ns < end_ns || seconds.size() < kBatchesMin) {
+    const uint64_t start_ns = now_ns;
+    run_batch(*next_block);
+    *next_block += load.depth;
+    now_ns = clock.now_ns();
+    seconds.push_back(static_cast<double>(now_ns - start_ns) * 1e-9);
+  }
+  return seconds;
 }
 
-void check_block(uint64_t block_bytes) {
-  if (block_bytes == 0 || block_bytes > kRegionBytes) throw std::invalid_argument("block_bytes must be 1 to 256 MiB");
+void set_options(int fd) {
+  const int one = 1;
+  const timeval stall{SocketBound::kStallMs / 1000, 0};
+  if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
+      setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &stall, sizeof(stall)) != 0) {
+    throw_errno("the socket to measure with refuses an option");
+  }
 }
 
 }  // namespace
 
-std::vector<double> copy_seconds(const std::string& kind, uint64_t block_bytes, uint32_t blocks, uint32_t rounds) {
-  check_block(block_bytes);
-  if (kind != "memcpy" && kind != "streaming") throw std::invalid_argument("kind must be memcpy or streaming");
-  const Region source;
-  const Region target;
-  std::vector<double> seconds;
-  uint64_t index = 0;
-  for (uint32_t round = 0; round < rounds; ++round) {
-    const uint64_t start_ns = SteadyClock::instance().now_ns();
-    for (uint32_t i = 0; i < blocks; ++i, ++index) {
-      std::byte* to = target.block(index, block_bytes);
-      const std::byte* from = source.block(index, block_bytes);
-      if (kind == "memcpy") {
-        std::memcpy(to, from, block_bytes);
+BatchSeconds CopyBound::measure(CopyKind kind, const Load& load) {
+  check(load, regions_);
+  return repeat(load, &next_block_, [&](uint64_t first_block) {
+    for (uint64_t block = first_block; block < first_block + load.depth; ++block) {
+      const uint64_t place = place_of(block, regions_, load.block_bytes);
+      if (kind == CopyKind::kMemcpy) {
+        std::memcpy(regions_.target + place, regions_.source + place, load.block_bytes);
       } else {
-        copy_streaming(to, from, block_bytes);
+        copy_streaming(regions_.target + place, regions_.source + place, load.block_bytes);
       }
     }
-    seconds.push_back(seconds_since(start_ns));
-  }
-  return seconds;
+  });
 }
 
-std::vector<double> socket_seconds(uint64_t block_bytes, uint32_t depth, uint32_t rounds) {
-  check_block(block_bytes);
-  const Region source;
-  const Region target;
-  const Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+SocketBound::SocketBound(Regions regions) : regions_(regions) {
+  try {
+    connect_pair();
+    thread_ = std::thread([this] { serve(); });
+  } catch (...) {
+    close(client_);
+    close(server_);
+    throw;
+  }
+}
+
+SocketBound::~SocketBound() {
+  // Both, because the server may be writing to a client that no longer reads.
+  shutdown(client_, SHUT_RDWR);
+  shutdown(server_, SHUT_RDWR);
+  thread_.join();
+  close(client_);
+  close(server_);
+}
+
+void SocketBound::connect_pair() {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const any_address = reinterpret_cast<sockaddr*>(&address);
   socklen_t length = sizeof(address);
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0 || listen(listener, 1) != 0 ||
-      getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    throw std::system_error(errno, std::generic_category(), "cannot listen on loopback");
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  client_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const bool connected = listener >= 0 && client_ >= 0 && bind(listener, any_address, length) == 0 &&
+                         listen(listener, 1) == 0 && getsockname(listener, any_address, &length) == 0 &&
+                         connect(client_, any_address, length) == 0;
+  if (connected) server_ = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+  const int cause = errno;
+  close(listener);
+  errno = cause;
+  if (server_ < 0) throw_errno("no TCP connection on loopback to measure with");
+  set_options(client_);
+  set_options(server_);
+  // Not on the server, which may wait for its next request as long as it likes.
+  const timeval stall{kStallMs / 1000, 0};
+  if (setsockopt(client_, SOL_SOCKET, SO_RCVTIMEO, &stall, sizeof(stall)) != 0) {
+    throw_errno("the socket to measure with refuses an option");
   }
-  const Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (connect(client, reinterpret_cast<sockaddr*>(&address), length) != 0) {
-    throw std::system_error(errno, std::generic_category(), "cannot connect on loopback");
+}
+
+void SocketBound::serve() {
+  uint64_t next_block = 0;
+  Request request;
+  while (read_value(server_, &request)) {
+    const bool done = request.direction == Direction::kGet
+                          ? write_blocks(server_, regions_, request, next_block)
+                          : read_blocks(server_, regions_, request, next_block) && write_value(server_, request);
+    if (!done) return;
+    next_block += request.depth;
   }
-  const Fd server(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-  no_delay(client);
-  no_delay(server);
-  std::thread thread([&] { serve(server, source, block_bytes); });
-  std::vector<double> seconds;
-  uint64_t index = 0;
-  bool alive = true;
-  for (uint32_t round = 0; round < rounds && alive; ++round) {
-    const uint64_t start_ns = SteadyClock::instance().now_ns();
-    alive = send(client, &depth, sizeof(depth), MSG_NOSIGNAL) == sizeof(depth);
-    for (uint32_t i = 0; i < depth && alive; ++i) {
-      uint64_t header = 0;
-      alive = read_all(client, reinterpret_cast<std::byte*>(&header), sizeof(header)) &&
-              read_all(client, target.block(index++, block_bytes), block_bytes);
-    }
-    seconds.push_back(seconds_since(start_ns));
-  }
-  shutdown(client, SHUT_RDWR);
-  thread.join();
-  return seconds;
+}
+
+BatchSeconds SocketBound::measure_get(const Load& load) {
+  const Request request{Direction::kGet, load.depth, load.block_bytes};
+  return measure(load, [&](uint64_t first_block) {
+    return write_value(client_, request) && read_blocks(client_, regions_, request, first_block);
+  });
+}
+
+BatchSeconds SocketBound::measure_put(const Load& load) {
+  const Request request{Direction::kPut, load.depth, load.block_bytes};
+  return measure(load, [&](uint64_t first_block) {
+    Request acknowledgement;
+    return write_value(client_, request) && write_blocks(client_, regions_, request, first_block) &&
+           read_value(client_, &acknowledgement);
+  });
+}
+
+BatchSeconds SocketBound::measure(const Load& load, const std::function<bool(uint64_t)>& run_batch) {
+  check(load, regions_);
+  return repeat(load, &next_block_, [&](uint64_t first_block) {
+    if (!run_batch(first_block)) throw_errno("the socket to measure with has failed");
+  });
 }
 
 }  // namespace kvstore::bench

@@ -1,19 +1,74 @@
-// What the machine can do without us, measured the way `kvstore bench` measures the store: the bounds beside its figures.
+// What the machine can do without the store: the bounds beside which `kvstore bench` shows its figures.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <string>
+#include <functional>
+#include <thread>
 #include <vector>
 
 namespace kvstore::bench {
 
-// Seconds of each of `rounds` rounds of copying `blocks` blocks, one after the other, from one touched 256 MiB region
-// to another, each round from where the last ended. `kind`: "memcpy" or "streaming". Throws std::invalid_argument.
-std::vector<double> copy_seconds(const std::string& kind, uint64_t block_bytes, uint32_t blocks, uint32_t rounds);
+// Two regions of the caller's, of `bytes` each, already touched. Blocks are taken from them in turn and round again, so
+// that a region larger than the last-level cache is cold at each visit.
+struct Regions {
+  const std::byte* source = nullptr;
+  std::byte* target = nullptr;
+  uint64_t bytes = 0;
+};
 
-// Seconds of each of `rounds` rounds over a plain TCP connection on loopback between two threads, TCP_NODELAY on: the
-// client asks for `depth` blocks and reads them into touched memory, the server writes each with one writev.
-// Throws std::system_error.
-std::vector<double> socket_seconds(uint64_t block_bytes, uint32_t depth, uint32_t rounds);
+// What one batch is, and for how long batches are repeated.
+struct Load {
+  uint64_t block_bytes = 0;
+  uint32_t depth = 0;  // blocks in one batch
+  uint32_t budget_ms = 0;
+};
+
+// Seconds of each batch, of which there are at least kBatchesMin however short the budget; a first one is not counted.
+using BatchSeconds = std::vector<double>;
+inline constexpr uint32_t kBatchesMin = 3;
+
+enum class CopyKind { kMemcpy, kStreaming };
+
+// Copies blocks in this thread from source to target.
+class CopyBound {
+ public:
+  explicit CopyBound(Regions regions) : regions_(regions) {}
+  // Throws std::invalid_argument for a load that makes no sense.
+  BatchSeconds measure(CopyKind kind, const Load& load);
+
+ private:
+  const Regions regions_;
+  uint64_t next_block_ = 0;
+};
+
+// A plain TCP connection on loopback between two threads, which stays open from one measurement to the next, so that
+// the kernel has sized its buffers. TCP_NODELAY is on; each block is one writev on one side and one recvmsg on the
+// other, both of which block. Not thread-safe.
+class SocketBound {
+ public:
+  explicit SocketBound(Regions regions);  // throws std::system_error
+  ~SocketBound();
+  SocketBound(const SocketBound&) = delete;
+  SocketBound& operator=(const SocketBound&) = delete;
+
+  // A request travels one way, `depth` blocks travel back.
+  BatchSeconds measure_get(const Load& load);
+  // `depth` blocks travel one way, an acknowledgement of all of them travels back.
+  BatchSeconds measure_put(const Load& load);
+  // Both throw std::invalid_argument, and std::system_error when the peer has not moved within kStallMs.
+  static constexpr int kStallMs = 10'000;
+
+ private:
+  void connect_pair();
+  void serve();
+  BatchSeconds measure(const Load& load, const std::function<bool(uint64_t block)>& run_batch);
+
+  const Regions regions_;
+  int client_ = -1;
+  int server_ = -1;
+  uint64_t next_block_ = 0;
+  std::thread thread_;
+};
 
 }  // namespace kvstore::bench

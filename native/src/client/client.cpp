@@ -42,7 +42,7 @@ Client::Client(ClientOptions options) : options_(options) {
     const std::scoped_lock lock(mutex_);
     house_work_ = true;
     wake_driver();
-    changed_.notify_all();
+    house_.notify_one();
   });
   housekeeper_ = std::thread([this] { keep_house(); });
 }
@@ -71,25 +71,22 @@ std::string Client::attach(const LaneTarget& target, uint32_t timeout_ms) {
   std::unique_ptr<Lane> lane = open_lane(target, clock_.now_ns() + uint64_t{timeout_ms} * 1'000'000);
   const std::string description = lane->description();
   std::unique_lock lock(mutex_);
-  ++waiting_;
-  wake_driver();
-  changed_.wait(lock, [this] { return !driving_; });
-  --waiting_;
-  driving_ = true;
+  take_seat(lock);
   lock.unlock();
   drop_lane();
-  lane_ = std::move(lane);
-  ++counters_.sessions;
-  attached_ = !closed();
+  if (!closed()) {
+    lane_ = std::move(lane);
+    attached_ = true;
+    ++counters_.sessions;
+  }
   lock.lock();
-  driving_ = false;
-  changed_.notify_all();
+  leave_seat(lock);
   return description;
 }
 
 bool Client::wait_detached(uint32_t timeout_ms) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, milliseconds(timeout_ms), [this] { return !attached(); });
+  detached_.wait_for(lock, milliseconds(timeout_ms), [this] { return !attached(); });
   return !attached();
 }
 
@@ -98,19 +95,30 @@ void Client::close() {
     const std::scoped_lock lock(mutex_);
     closed_ = true;
     wake_driver();
-    changed_.notify_all();
+    house_.notify_one();
   }
   if (housekeeper_.joinable()) housekeeper_.join();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !driving_; });
-  driving_ = true;
+  take_seat(lock);
   lock.unlock();
   drop_lane();
   start_queued();
   releases_->detach();
   lock.lock();
+  leave_seat(lock);
+}
+
+void Client::take_seat(std::unique_lock<std::mutex>& lock) {
+  ++waiting_;
+  seat_.wait(lock, [this] { return !driving_; });
+  --waiting_;
+  driving_ = true;
+}
+
+void Client::leave_seat(std::unique_lock<std::mutex>&) {
   driving_ = false;
-  changed_.notify_all();
+  if (waiting_ > 0) seat_.notify_all();
+  if (asynchronous_open_ > 0) house_.notify_one();
 }
 
 // Only the driver calls this.
@@ -120,7 +128,7 @@ void Client::drop_lane() {
   lane_->fail_all(Status::kUnavailable);
   lane_.reset();
   const std::scoped_lock lock(mutex_);
-  changed_.notify_all();
+  detached_.notify_all();
 }
 
 // ---- batches
@@ -146,7 +154,7 @@ void Client::execute(const std::shared_ptr<Batch>& batch) {
   while (!batch->done.load(std::memory_order_acquire)) {
     if (driving_) {
       ++waiting_;
-      changed_.wait_for(lock, kTakeOverMs);
+      seat_.wait_for(lock, kTakeOverMs);
       --waiting_;
       continue;
     }
@@ -154,8 +162,7 @@ void Client::execute(const std::shared_ptr<Batch>& batch) {
     lock.unlock();
     drive([&] { return batch->done.load(std::memory_order_acquire); });
     lock.lock();
-    driving_ = false;
-    if (waiting_ > 0 || asynchronous_open_ > 0) changed_.notify_all();
+    leave_seat(lock);
   }
 }
 
@@ -167,7 +174,7 @@ uint64_t Client::submit(const std::shared_ptr<Batch>& batch) {
   ++asynchronous_open_;
   enqueue(batch);
   const std::scoped_lock lock(mutex_);
-  if (!driving_) changed_.notify_all();
+  if (!driving_) house_.notify_one();
   return batch->ticket;
 }
 
@@ -180,7 +187,7 @@ void Client::on_done(const std::shared_ptr<Batch>& batch) {
     completed_.push_back(batch);
     eventfd_write(completion_fd_, 1);
   }
-  if (waiting_ > 0) changed_.notify_all();
+  if (waiting_ > 0) seat_.notify_all();
 }
 
 std::vector<std::shared_ptr<Batch>> Client::drain() {
@@ -233,9 +240,10 @@ void Client::drive(Until until) {
   while (true) {
     const bool worked = drive_once();
     if (until()) return;
+    if (closed()) drop_lane();
+    if (lane_ == nullptr) continue;  // what is queued fails in the next round
     now_ns = clock_.now_ns();
     if (worked) active_ns = now_ns;
-    if (lane_ == nullptr) continue;  // what is queued fails in the next round
     const bool due = now_ns - look_ns >= kAliveLookNs || now_ns >= lane_->next_deadline_ns();
     if (due || lane_->lost()) {
       look_ns = now_ns;
@@ -277,7 +285,7 @@ void Client::keep_house() {
   std::unique_lock lock(mutex_);
   while (!closed()) {
     const auto wait = asynchronous_open_ > 0 ? kTakeOverMs : kHousekeepingMs;
-    changed_.wait_for(lock, wait, [this] { return closed() || (!driving_ && (asynchronous_open_ > 0 || house_work_)); });
+    house_.wait_for(lock, wait, [this] { return closed() || (!driving_ && (asynchronous_open_ > 0 || house_work_)); });
     if (driving_ || closed()) continue;
     driving_ = true;
     house_work_ = false;
@@ -293,8 +301,7 @@ void Client::keep_house() {
       }
     }
     lock.lock();
-    driving_ = false;
-    if (waiting_ > 0) changed_.notify_all();
+    leave_seat(lock);
   }
 }
 

@@ -54,6 +54,9 @@ class Client {
 
  private:
   void enqueue(const std::shared_ptr<Batch>& batch);
+  // Waits until nobody drives and takes the seat, whatever the driver is at; then gives it back.
+  void take_seat(std::unique_lock<std::mutex>& lock);
+  void leave_seat(std::unique_lock<std::mutex>& lock);
   void on_done(const std::shared_ptr<Batch>& batch);
   void wake_driver();
   template <class Until>
@@ -78,9 +81,11 @@ class Client {
   std::atomic<bool> closed_{false};
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable seat_;      // the driver left, or a batch is done: for the threads counted in `waiting_`
+  std::condition_variable house_;     // there is work for the housekeeper
+  std::condition_variable detached_;  // the session ended
   bool driving_ = false;
-  uint32_t waiting_ = 0;  // threads that wait for the driver
+  uint32_t waiting_ = 0;
   std::vector<std::shared_ptr<Batch>> queue_;
   std::atomic<bool> has_queue_{false};
   std::atomic<bool> driver_sleeps_{false};

@@ -95,15 +95,13 @@ bool MappedLane::flush_outbox() {
 }
 
 void MappedLane::ring_node() {
-  // Pairs with the node's "set flag, then look at the ring": one of the two sees the other.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (segment_->header().node_sleeping.load(std::memory_order_relaxed) == 0) return;
+  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set, or
+  // the sleeper sees what was pushed before.
   if (segment_->header().node_sleeping.exchange(0) != 0) socket_.ring();
 }
 
 bool MappedLane::prepare_sleep() {
-  segment_->header().client_sleeping.store(1);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  segment_->header().client_sleeping.exchange(1);
   const bool work = !segment_->replies.empty() || !reading_.empty() || (sending() && staging_free());
   return !work;
 }

@@ -97,16 +97,14 @@ void LocalSession::flush_backlog() {
 }
 
 void LocalSession::ring_client() {
-  // Pairs with the client's "set flag, then look at the ring": one of the two sees the other.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (segment_->header().client_sleeping.load(std::memory_order_relaxed) == 0) return;
+  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set, or
+  // the sleeper sees what was pushed before.
   if (segment_->header().client_sleeping.exchange(0) != 0) socket_.ring();
 }
 
 bool LocalSession::prepare_sleep() {
   if (segment_ == nullptr) return true;
-  segment_->header().node_sleeping.store(1);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  segment_->header().node_sleeping.exchange(1);
   return segment_->requests.empty();
 }
 

@@ -66,15 +66,15 @@ struct BlockStore::Impl {
   // Calls on_found(index, slot) for each key of the batch with a live block, with its shard locked, in any order.
   template <class OnFound>
   void visit(std::span<const Key> keys, uint64_t now_ms, OnFound&& on_found);
-  // Lists the indices of the batch's keys shard by shard; and calls work(shard, indices) for each, with the shard locked.
+  // Lists the indices of a batch's keys shard by shard, and calls work(shard, indices) for each with the shard locked.
   void group_by_shard(std::span<const Key> keys, std::span<uint16_t> order);
   template <class Work>
   void for_each_shard(std::span<const Key> keys, std::span<const uint16_t> order, Work&& work);
 
   // Touches those of a batch's blocks that are still what was found; found[i] is at depth first_depth + i.
   void touch(Stamp stamp, uint32_t first_depth, std::span<const Found> found);
-  // Removes the policy's next victim and returns the bytes that this freed; 0 when there is none. Takes the candidates it
-  // looks at from `looks_left`, and gives up when none are left.
+  // Removes the policy's next victim and returns the bytes that this freed; 0 when there is none. Counts the candidates
+  // it looks at down from `looks_left`, and gives up at 0.
   uint64_t evict_one(uint64_t* looks_left);
   Found next_victim(uint32_t limit, Key* key);
   // How many looks at candidates a caller may spend on eviction: enough for every block there is.

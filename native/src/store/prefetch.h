@@ -3,7 +3,7 @@
 
 namespace kvstore {
 
-// The empty asm keeps the call: GCC takes a function that does nothing but prefetch for one without effect and drops it.
+// The empty asm keeps the call: GCC drops functions that do nothing but prefetch, as having no effect.
 [[gnu::always_inline]] inline void prefetch(const void* address) {
   __builtin_prefetch(address);
   asm volatile("");

@@ -1,0 +1,75 @@
+"""A node process with what fault tests do to it and look up in it."""
+
+from __future__ import annotations
+
+import signal
+from typing import Self
+
+from kvstore.transport.address import NodeAddress
+from kvstore.transport.control import ControlPlane
+from tests.node_process import NodeProcess, wait_until
+from tests.support.processes import state
+
+__all__ = ["Node"]
+
+_ANSWER_MS = 10_000
+
+
+class Node(NodeProcess):
+    """`kvstore serve`, its counters, and the ways to hurt it."""
+
+    _control: ControlPlane | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        assert self._process is not None
+        return self._process.poll() is None
+
+    def freeze(self) -> None:
+        """Returns when every thread stands still."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: state(self.pid) == "T", "the node is stopped")
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the node has counted, over its control plane."""
+        return dict(self._plane().stats(timeout_ms=_ANSWER_MS).counters)
+
+    def evict(self, count_bytes: int) -> int:
+        return self._plane().evict(count_bytes, timeout_ms=_ANSWER_MS)
+
+    def wait_for_counters(self, what: str, timeout_s: float = 15.0, **expected: int) -> dict[str, int]:
+        """Waits until the named counters have these values, and returns all of them."""
+        counters: dict[str, int] = {}
+
+        def is_so() -> bool:
+            counters.update(self.counters)
+            return all(counters[name] == value for name, value in expected.items())
+
+        try:
+            wait_until(is_so, what, timeout_s)
+        except AssertionError as error:
+            found = {name: counters.get(name) for name in expected}
+            raise AssertionError(f"{error}: {found} instead of {expected}") from None
+        return counters
+
+    def __enter__(self) -> Self:
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        if self._control is not None:
+            self._control.close()
+        super().__exit__(*error)
+
+    def _plane(self) -> ControlPlane:
+        if self._control is None:
+            self._control = ControlPlane(NodeAddress.parse(self.address))
+        return self._control
