@@ -37,9 +37,12 @@ class Node:
         runtime_dir: str,
         spin_us: int,
         network: bool = True,
+        rdma_transports: str = "",
+        prefault: bool = False,
     ) -> None: ...
-    def endpoints(self) -> list[tuple[int, str]]:
-        """(TCP port of the UCX listener, or 0 without network; path of the Unix socket), one for each data thread."""
+    def endpoints(self) -> list[tuple[int, int, str]]:
+        """(port of the UCX listener, or 0 without network; port of the RDMA one, or 0; path of the Unix socket), one
+        for each data thread."""
     def grant(self, token: bytes, verbs: int, ttl_ms: int) -> None:
         """Accepts `token` (32 bytes) as the first data-plane message of a session that starts within `ttl_ms`.
 

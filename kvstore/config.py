@@ -163,6 +163,15 @@ class NodeConfig(_Settings):
     )
     threads: int = _setting(0, "int", "Data threads; 0 means half of the cores, at least 1, at most 4.", most=64)
     data_port: int = _setting(0, "int", "First port of the data plane, one a thread; 0 picks free ones.", most=65_535)
+    rdma: str = _setting(
+        "auto",
+        "str",
+        "A second listener for RDMA: where there are devices, never, or its protocol over TCP (slower; for tests).",
+        choices=("auto", "off", "over-tcp"),
+    )
+    prefault: bool = _setting(
+        False, "bool", "Touch all memory at start (seconds a GiB), so that no first write pays for its pages."
+    )
     spin_us: int = _setting(200, "us", "How long an idle data thread polls before it sleeps.", most=10_000)
     capability_ttl_ms: int = _setting(
         10_000, "ms", "How long a client may take from hello to its first data message.", least=100, most=3_600_000
@@ -219,8 +228,8 @@ class ClientConfig(_Settings):
     lane: str = _setting(
         "auto",
         "str",
-        "How bytes travel: same-host mapping, UCX shared memory, UCX TCP, or the best that works.",
-        choices=("auto", "mapped", "shm", "tcp"),
+        "How bytes travel: same-host mapping, UCX shared memory, RDMA or TCP, or the best that works.",
+        choices=("auto", "mapped", "shm", "rdma", "rdma-over-tcp", "tcp"),
     )
     spin_us: int = _setting(200, "us", "How long a waiting operation polls before it sleeps.", most=10_000)
     reconnect_backoff_ms_max: int = _setting(

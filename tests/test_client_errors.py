@@ -212,7 +212,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("option", [{"first_depth": -1}, {"wait_ms": -1}, {"wait_ms": 0.5}])
     def test_options(self, store, option):
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(InvalidArgumentError, match=f"^{next(iter(option))} is "):
             store.get(some_keys(1), some_blocks(1), **option)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,8 @@ from kvstore.errors import BlockTooLargeError, BufferSizeError, InvalidArgumentE
 from kvstore.status import Status
 
 __all__ = ["checked_timeout_ms", "raise_if_wrong_size", "raise_refusal", "ttl_s_to_ms"]
+
+_OPTION_MAX = 2**32 - 1  # what the native core holds times and depths in
 
 
 def ttl_s_to_ms(ttl_s: float) -> int:
@@ -23,7 +25,7 @@ def ttl_s_to_ms(ttl_s: float) -> int:
 
 def checked_timeout_ms(timeout_ms: int) -> int:
     """Raises `InvalidArgumentError` unless the timeout is a positive whole number."""
-    if not isinstance(timeout_ms, int) or timeout_ms <= 0:
+    if not isinstance(timeout_ms, int) or not 0 < timeout_ms <= _OPTION_MAX:
         raise InvalidArgumentError(f"timeout_ms is {timeout_ms!r}; it must be a positive whole number of milliseconds")
     return timeout_ms
 
@@ -39,8 +41,13 @@ def raise_if_wrong_size(cause: StatusArray, keys: Any) -> None:
         )
 
 
-def raise_refusal(error: Exception, buffers: Any, max_block_bytes: int) -> NoReturn:
+def raise_refusal(error: Exception, buffers: Any, max_block_bytes: int, options: Mapping[str, Any]) -> NoReturn:
     """Raises the error of `kvstore.errors` for arguments that the native core refused."""
+    for name, value in options.items():
+        if not isinstance(value, int) or not 0 <= value <= _OPTION_MAX:
+            raise InvalidArgumentError(
+                f"{name} is {value!r}; it must be a whole number from 0 to {_OPTION_MAX}"
+            ) from error
     for index, size in enumerate(_block_sizes(buffers)):
         if size is not None and size > max_block_bytes:
             raise BlockTooLargeError(

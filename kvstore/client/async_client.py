@@ -71,7 +71,7 @@ class AsyncClient:
                 keys, buffers, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers)
+            self._refused(error, buffers, first_depth=first_depth)
         return PutResult(await self._completions.result(ticket))
 
     async def get(
@@ -89,7 +89,7 @@ class AsyncClient:
                 keys, buffers, wait_ms=wait_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers)
+            self._refused(error, buffers, wait_ms=wait_ms, first_depth=first_depth)
         cause = await self._completions.result_after_writes(ticket)
         raise_if_wrong_size(cause, keys)
         return GetResult(cause)
@@ -104,7 +104,7 @@ class AsyncClient:
                 keys, wait_ms=wait_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error)
+            self._refused(error, wait_ms=wait_ms, first_depth=first_depth)
         with Borrow(await self._completions.result(ticket)) as views:
             yield views
 
@@ -126,7 +126,7 @@ class AsyncClient:
                 keys, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error)
+            self._refused(error, first_depth=first_depth)
         return present(await self._completions.result(ticket))
 
     async def delete(self, keys: Any, *, timeout_ms: int | None = None) -> BoolArray:
@@ -178,12 +178,12 @@ class AsyncClient:
     def _deadline(self, timeout_ms: int | None) -> int:
         return self._timeout_ms if timeout_ms is None else checked_timeout_ms(timeout_ms)
 
-    def _refused(self, error: Exception, buffers: Any = ()) -> NoReturn:
+    def _refused(self, error: Exception, buffers: Any = (), **options: Any) -> NoReturn:
         if isinstance(error, InvalidArgumentError):
             raise error
         if isinstance(self._native, Closed):
             raise ClosedError("this client was closed during the call") from error
-        raise_refusal(error, buffers, self._session.max_block_bytes)
+        raise_refusal(error, buffers, self._session.max_block_bytes, options)
 
 
 def _close_dropped(session: Session, completions: Completions) -> None:

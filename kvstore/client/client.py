@@ -68,7 +68,7 @@ class Client:
                 keys, buffers, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers)
+            self._refused(error, buffers, first_depth=first_depth)
         return PutResult(cause)
 
     def get(
@@ -90,7 +90,7 @@ class Client:
                 keys, buffers, wait_ms=wait_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers)
+            self._refused(error, buffers, wait_ms=wait_ms, first_depth=first_depth)
         raise_if_wrong_size(cause, keys)
         return GetResult(cause)
 
@@ -104,7 +104,7 @@ class Client:
                 keys, wait_ms=wait_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
             )
         except (TypeError, ValueError) as error:
-            self._refused(error)
+            self._refused(error, wait_ms=wait_ms, first_depth=first_depth)
         return Borrow(borrow)
 
     def exists(self, keys: Any, *, timeout_ms: int | None = None) -> BoolArray:
@@ -124,7 +124,7 @@ class Client:
                 self._native.touch(keys, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms))
             )
         except (TypeError, ValueError) as error:
-            self._refused(error)
+            self._refused(error, first_depth=first_depth)
 
     def delete(self, keys: Any, *, timeout_ms: int | None = None) -> BoolArray:
         """Removes blocks. Returns which of them were there."""
@@ -165,9 +165,9 @@ class Client:
     def _deadline(self, timeout_ms: int | None) -> int:
         return self._timeout_ms if timeout_ms is None else checked_timeout_ms(timeout_ms)
 
-    def _refused(self, error: Exception, buffers: Any = ()) -> NoReturn:
+    def _refused(self, error: Exception, buffers: Any = (), **options: Any) -> NoReturn:
         if isinstance(error, InvalidArgumentError):
             raise error
         if isinstance(self._native, Closed):  # closed by another thread since the verb began
             raise ClosedError("this client was closed during the call") from error
-        raise_refusal(error, buffers, self._session.max_block_bytes)
+        raise_refusal(error, buffers, self._session.max_block_bytes, options)

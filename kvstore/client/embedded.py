@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from kvstore.client.session import Session
 from kvstore.config import ClientConfig, NodeConfig
@@ -12,6 +13,9 @@ from kvstore.errors import ConnectError
 from kvstore.transport import fork, native
 from kvstore.transport.capability import ALL_VERBS
 from kvstore.transport.entropy import new_token
+
+if TYPE_CHECKING:
+    from kvstore import _native
 
 __all__ = ["EmbeddedSession"]
 
@@ -21,32 +25,18 @@ class EmbeddedSession(Session):
 
     def __init__(self, node_config: NodeConfig, config: ClientConfig) -> None:
         super().__init__(config)
-        self._runtime_dir = tempfile.mkdtemp(prefix="kvstore-")
-        try:
-            self._node = native().Node(
-                memory_bytes=node_config.memory_bytes,
-                max_block_bytes=node_config.max_block_bytes,
-                host=node_config.listen_host,
-                data_port=0,
-                threads=node_config.thread_count,
-                runtime_dir=self._runtime_dir,
-                spin_us=node_config.spin_us,
-                network=False,
-            )
-            token = new_token()
-            self._node.grant(token, ALL_VERBS, node_config.capability_ttl_ms)
-            self.lane = "mapped"
-            self.endpoint = self.native.attach(
-                lane=self.lane,
-                host="",
-                port=0,
-                socket=self._node.endpoints()[0][1],
-                token=token,
-                timeout_ms=config.connect_timeout_ms,
-            )
-        except OSError as error:
-            shutil.rmtree(self._runtime_dir, ignore_errors=True)
-            raise ConnectError(f"the embedded store cannot be started: {error}") from error
+        with ExitStack() as opened:
+            runtime_dir = tempfile.mkdtemp(prefix="kvstore-")
+            opened.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
+            try:
+                self._node = _start_node(node_config, runtime_dir)
+                opened.callback(self._node.stop)
+                opened.callback(self.native.close)
+                self.lane = "mapped"
+                self.endpoint = self._attach(node_config, config)
+            except (OSError, ValueError) as error:
+                raise ConnectError(f"the embedded store cannot be started: {error}") from error
+            self._opened = opened.pop_all()
 
     def __str__(self) -> str:
         return "embedded store"
@@ -59,6 +49,30 @@ class EmbeddedSession(Session):
         return dict(self._node.stats())
 
     def _close(self) -> None:
-        self.native.close()
-        self._node.stop()
-        shutil.rmtree(self._runtime_dir, ignore_errors=True)
+        self._opened.close()
+
+    def _attach(self, node_config: NodeConfig, config: ClientConfig) -> str:
+        token = new_token()
+        self._node.grant(token, ALL_VERBS, node_config.capability_ttl_ms)
+        return self.native.attach(
+            lane=self.lane,
+            host="",
+            port=0,
+            socket=self._node.endpoints()[0][2],
+            token=token,
+            timeout_ms=config.connect_timeout_ms,
+        )
+
+
+def _start_node(config: NodeConfig, runtime_dir: str) -> _native.Node:
+    return native().Node(
+        memory_bytes=config.memory_bytes,
+        max_block_bytes=config.max_block_bytes,
+        host=config.listen_host,
+        data_port=0,
+        threads=config.thread_count,
+        runtime_dir=runtime_dir,
+        spin_us=config.spin_us,
+        network=False,
+        prefault=config.prefault,
+    )

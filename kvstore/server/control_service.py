@@ -57,7 +57,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             )
         token = new_token()
         self._node.grant(token, ALL_VERBS, self._config.capability_ttl_ms)
-        data_port, local_socket = next(self._endpoints)
+        data_port, rdma_port, local_socket = next(self._endpoints)
         _log.debug("hello from %s, kvstore %s", context.peer(), request.client_version)
         return control_pb2.HelloResponse(
             node_version=__version__,
@@ -67,6 +67,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             capability_ttl_ms=self._config.capability_ttl_ms,
             data_host=self._data_host,
             data_port=data_port,
+            rdma_port=rdma_port,
             local_socket=local_socket,
             host_id=self._host_id,
             max_block_bytes=self._config.max_block_bytes,

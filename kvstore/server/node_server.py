@@ -22,6 +22,7 @@ from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.server.control_service import ControlService
 from kvstore.transport import native
 from kvstore.transport.address import NodeAddress
+from kvstore.transport.lanes import rdma_transports
 
 if TYPE_CHECKING:
     from kvstore import _native
@@ -48,7 +49,7 @@ class NodeServer:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.address = NodeAddress(config.listen_host, config.listen_port)
-        self.endpoints: list[tuple[int, str]] = []
+        self.endpoints: list[tuple[int, int, str]] = []
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> NodeServer:
@@ -72,7 +73,7 @@ class NodeServer:
 
     def describe(self) -> str:
         """One line: where it listens and how much memory it has."""
-        ports = " ".join(str(port) for port, _ in self.endpoints)
+        ports = " ".join(str(port) for ports in self.endpoints for port in ports[:2] if port)
         return f"control {self.address}, data ports {ports}, memory {format_bytes(self.config.memory_bytes)}"
 
     def _start_data_plane(self, runtime_dir: str) -> _native.Node:
@@ -86,8 +87,10 @@ class NodeServer:
                 threads=config.thread_count,
                 runtime_dir=runtime_dir,
                 spin_us=config.spin_us,
+                rdma_transports=rdma_transports(config.rdma),
+                prefault=config.prefault,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             wanted = f"memory {format_bytes(config.memory_bytes)}, data port {config.data_port or 'any'}"
             raise ConfigError(f"the data plane cannot start ({wanted}): {error}") from error
 

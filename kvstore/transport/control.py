@@ -36,6 +36,7 @@ class Hello:
     capability: bytes = field(repr=False)
     data_host: str
     data_port: int
+    rdma_port: int
     local_socket: str
     host_id: str
     max_block_bytes: int
@@ -70,6 +71,7 @@ class ControlPlane:
             capability=answer.capability,
             data_host=answer.data_host,
             data_port=answer.data_port,
+            rdma_port=answer.rdma_port,
             local_socket=answer.local_socket,
             host_id=answer.host_id,
             max_block_bytes=answer.max_block_bytes,

@@ -2,7 +2,8 @@
 
 - `mapped`: same host; the client maps the node's arena and copies (or reads in place) without the node's help;
 - `shm`: same host, through UCX shared memory, where mapping is not possible;
-- `tcp`: through UCX over the network.
+- `rdma`: through UCX, bytes placed by the network card, where both sides have one;
+- `tcp`: through UCX over any network.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING
 from kvstore.errors import ConnectError
 from kvstore.transport.control import Hello
 from kvstore.transport.deadline import Deadline
+from kvstore.transport.ucx_library import has_rdma_devices
 
 if TYPE_CHECKING:
     from kvstore import _native
 
-__all__ = ["Attachment", "attach", "candidates", "host_id"]
+__all__ = ["Attachment", "attach", "candidates", "host_id", "rdma_transports"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,19 @@ def host_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def rdma_transports(setting: str) -> str:
+    """The UCX transports of a node's RDMA listener, for the setting `rdma`; "" for none."""
+    if setting == "over-tcp":
+        return "tcp,self"
+    return "rc,ud,self" if setting == "auto" and has_rdma_devices() else ""
+
+
 def candidates(lane: str, hello: Hello) -> Sequence[str]:
     """The lanes to try, best first. A lane that was asked for by name is tried alone."""
     if lane != "auto":
         return (lane,)
     if hello.host_id != host_id():
-        return ("tcp",)
+        return ("rdma", "tcp") if hello.rdma_port and has_rdma_devices() else ("tcp",)
     # Containers share a kernel, and so this identity, but not always the folder of the sockets.
     return ("mapped", "shm", "tcp") if os.path.exists(hello.local_socket) else ("shm", "tcp")
 
@@ -58,7 +67,7 @@ def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str]
             endpoint = client.attach(
                 lane=name,
                 host=host,
-                port=hello.data_port,
+                port=hello.rdma_port if name.startswith("rdma") else hello.data_port,
                 socket=hello.local_socket,
                 token=hello.capability,
                 # A share of what is left, so that a lane that hangs does not use up the time of the next.

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from kvstore.errors import UnsupportedError
 
-__all__ = ["FLOOR", "SETTING", "UcxLibrary", "load"]
+__all__ = ["FLOOR", "SETTING", "UcxLibrary", "has_rdma_devices", "load"]
 
 SETTING = "KVSTORE_UCX_LIBRARY"
 # Older releases fall back to a software emulation five times slower whenever a dead peer must be noticed.

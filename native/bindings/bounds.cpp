@@ -17,6 +17,7 @@ using Target = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using bench::BatchSeconds;
 using bench::CopyKind;
 using bench::Load;
+using bench::Placement;
 
 class Bounds {
  public:
@@ -28,10 +29,11 @@ class Bounds {
     return copy_.measure(kind == "memcpy" ? CopyKind::kMemcpy : CopyKind::kStreaming, {block_bytes, depth, budget_ms});
   }
 
-  BatchSeconds socket(const std::string& verb, uint64_t block_bytes, uint32_t depth, uint32_t budget_ms) {
+  BatchSeconds socket(const std::string& verb, uint64_t block_bytes, uint32_t depth, uint32_t budget_ms, bool apart) {
     if (verb != "get" && verb != "put") throw std::invalid_argument("verb must be get or put");
+    const Placement placement = apart ? Placement::kApart : Placement::kKernel;
     const Load load{block_bytes, depth, budget_ms};
-    return verb == "get" ? socket_.measure_get(load) : socket_.measure_put(load);
+    return verb == "get" ? socket_.measure_get(placement, load) : socket_.measure_put(placement, load);
   }
 
  private:
@@ -55,7 +57,7 @@ void bind_bounds(nb::module_& module) {
       .def(nb::init<Source, Target>(), "source"_a, "target"_a)
       .def("copy", &Bounds::copy, "kind"_a, "block_bytes"_a, "depth"_a, "budget_ms"_a,
            nb::call_guard<nb::gil_scoped_release>())
-      .def("socket", &Bounds::socket, "verb"_a, "block_bytes"_a, "depth"_a, "budget_ms"_a,
+      .def("socket", &Bounds::socket, "verb"_a, "block_bytes"_a, "depth"_a, "budget_ms"_a, nb::kw_only(), "apart"_a,
            nb::call_guard<nb::gil_scoped_release>());
 }
 

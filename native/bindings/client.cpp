@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -29,7 +30,7 @@ class Borrow {
  public:
   explicit Borrow(BatchPtr batch) : batch_(std::move(batch)) {}
 
-  [[nodiscard]] StatusArray statuses() const { return status_array(batch_); }
+  [[nodiscard]] nb::object statuses() const { return nb::cast(status_array(batch_)); }
 
   [[nodiscard]] nb::list views() const {
     nb::list list;

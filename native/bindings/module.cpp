@@ -42,6 +42,8 @@ uint32_t crc32c_of(nb::handle data, uint32_t crc) {
 }  // namespace
 
 NB_MODULE(_native, module) {
+  // A forked child leaks its client on purpose (see kvstore.transport.fork) and need not be told.
+  nb::set_leak_warnings(false);
   nb::register_exception_translator(translate);
   kvstore::bindings::bind_node(module);
   kvstore::bindings::bind_client(module);

@@ -1,8 +1,8 @@
 #include "node/node.h"
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings.h"
@@ -29,9 +29,10 @@ class PyNode {
     if (!node().grant(token, verbs, ttl_ms)) throw std::runtime_error("too many sessions are being opened at once");
   }
 
-  [[nodiscard]] std::vector<std::pair<uint16_t, std::string>> endpoints() const {
-    std::vector<std::pair<uint16_t, std::string>> list;
-    for (const Node::Endpoint& endpoint : node().endpoints()) list.emplace_back(endpoint.port, endpoint.socket_path);
+  using Endpoint = std::tuple<uint16_t, uint16_t, std::string>;
+  [[nodiscard]] std::vector<Endpoint> endpoints() const {
+    std::vector<Endpoint> list;
+    for (const Node::Endpoint& one : node().endpoints()) list.emplace_back(one.port, one.rdma_port, one.socket_path);
     return list;
   }
 
@@ -52,14 +53,26 @@ void bind_node(nb::module_& module) {
   nb::class_<PyNode>(module, "Node")
       .def("__init__",
            [](PyNode* self, uint64_t memory_bytes, uint64_t max_block_bytes, const std::string& host, uint16_t data_port,
-              uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network, bool rendezvous) {
+              uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network,
+              const std::string& rdma_transports, bool prefault) {
              if (threads == 0) throw nb::value_error("a node needs at least one data thread");
              if (memory_bytes == 0) throw nb::value_error("a node needs memory");
-             new (self) PyNode({memory_bytes, std::min(max_block_bytes, kBlockBytesLimit), host, data_port, threads,
-                                runtime_dir, spin_us, network, rendezvous});
+             NodeOptions options;
+             options.memory_bytes = memory_bytes;
+             options.max_block_bytes = std::min(max_block_bytes, kBlockBytesLimit);
+             options.host = host;
+             options.data_port = data_port;
+             options.threads = threads;
+             options.runtime_dir = runtime_dir;
+             options.spin_us = spin_us;
+             options.network = network;
+             options.rdma_transports = rdma_transports;
+             options.prefault = prefault;
+             new (self) PyNode(std::move(options));
            },
            nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
-           "spin_us"_a, "network"_a = true, "rendezvous"_a = false)
+           "spin_us"_a, "network"_a = true, "rdma_transports"_a = "",
+           "prefault"_a = false)
       .def("endpoints", &PyNode::endpoints)
       .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
       .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })

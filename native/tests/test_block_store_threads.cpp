@@ -1,5 +1,5 @@
-// Readers, writers, deleters and evictors on one small store. A block's bytes follow from its name, so a reader can tell
-// under its lease whether anybody wrote to what it holds; ThreadSanitizer tells the rest.
+// Readers, writers, deleters and evictors on one small store. A block's bytes follow from its name, so a reader can
+// tell under its lease whether anybody wrote to what it holds; ThreadSanitizer tells the rest.
 #include <algorithm>
 #include <atomic>
 #include <random>
@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kChains = 40;
 constexpr uint32_t kChainBlocks = 16;
 constexpr uint32_t kThreads = 4;
-constexpr uint32_t kStepsPerThread = 3000;
+constexpr uint32_t kStepsPerThread = 4000;
 
 // Between half a granule and two granules, in words: all chains together are about twice the arena.
 size_t words_of(uint64_t number) { return 256 + mixed(number) % 768; }

@@ -229,6 +229,35 @@ TEST(eviction, whatever_reads_a_chain_keeps_it) {
   }));
 }
 
+// Verbs look keys up in batches; the depths must go on from one batch to the next.
+TEST(eviction, a_chain_longer_than_a_batch_keeps_its_depths) {
+  constexpr uint32_t kChain = 1300;
+  const auto evicts_from_the_end = [](auto&& use) {
+    StoreFixture fixture(8ull << 20);
+    fixture.put_chain(0, kChain);
+    use(fixture, keys_from(0, kChain));
+    for (uint32_t left = kChain; left > 0; left -= 100) {
+      if (fixture.match(0, kChain) != left) return false;
+      use(fixture, keys_from(0, left));
+      fixture.store.evict(100 * kGranule);
+    }
+    return true;
+  };
+  CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
+    CHECK_EQ(fixture.store.match(keys, fixture.store.next_stamp(), 0), keys.size());
+  }));
+  CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
+    std::vector<Status> statuses(keys.size());
+    fixture.store.touch(keys, fixture.store.next_stamp(), 0, BlockStore::kKeepExpiry, statuses);
+  }));
+  CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
+    std::vector<Status> statuses(keys.size());
+    std::vector<Lease> leases(keys.size());
+    fixture.store.acquire(keys, fixture.store.next_stamp(), 0, leases, statuses);
+    for (const Lease& lease : leases) fixture.store.release(lease);
+  }));
+}
+
 // More leased blocks at the cold end than one search asks about: the victims behind them must still be found.
 TEST(eviction, finds_the_one_idle_block_behind_many_leased_ones) {
   constexpr uint32_t kBlocks = 2048;

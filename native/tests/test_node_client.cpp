@@ -15,13 +15,13 @@ namespace {
 // A node with a private directory and one token.
 class Cluster {
  public:
-  explicit Cluster(uint64_t memory_bytes = 64 << 20, bool rendezvous = false) {
+  Cluster() {
     char pattern[] = "/tmp/kvstore-test-XXXXXX";
     directory_ = mkdtemp(pattern);
     NodeOptions options;
-    options.memory_bytes = memory_bytes;
+    options.memory_bytes = 64 << 20;
     options.runtime_dir = directory_;
-    options.rendezvous = rendezvous;
+    options.rdma_transports = "tcp,self";
     node_ = std::make_unique<Node>(options);
     token_.fill(std::byte{7});
     CHECK(node_->grant(token_, kVerbRead | kVerbWrite | kVerbDelete, 60'000));
@@ -33,7 +33,8 @@ class Cluster {
 
   [[nodiscard]] LaneTarget target(const std::string& lane) const {
     const Node::Endpoint endpoint = node_->endpoints()[0];
-    return {lane, "127.0.0.1", endpoint.port, endpoint.socket_path, token_};
+    const uint16_t port = lane == "rdma-over-tcp" ? endpoint.rdma_port : endpoint.port;
+    return {lane, "127.0.0.1", port, endpoint.socket_path, token_};
   }
   [[nodiscard]] std::unique_ptr<Client> client(const std::string& lane) const {
     auto client = std::make_unique<Client>(ClientOptions{});
@@ -144,8 +145,8 @@ void round_trip(Client& client, uint64_t seed, const std::vector<size_t>& sizes,
   CHECK(all_are(*remove, Status::kOk));
 }
 
-void round_trips(const std::string& lane, bool rendezvous) {
-  const Cluster cluster(64 << 20, rendezvous);
+void round_trips(const std::string& lane) {
+  const Cluster cluster;
   const auto client = cluster.client(lane);
   round_trip(*client, 1, {1, 4'095, 4'096, 65'000, 65'001, 131'072, 300'000}, {});
   round_trip(*client, 100, {4'096, 70'000, 300'000}, {1, 63, 4'000, 64'999});
@@ -159,10 +160,10 @@ void round_trips(const std::string& lane, bool rendezvous) {
 
 }  // namespace
 
-TEST(node_client_mapped, round_trips) { round_trips("mapped", false); }
-TEST(node_client_ucx, round_trips_over_tcp) { round_trips("tcp", false); }
-TEST(node_client_ucx, round_trips_over_shared_memory) { round_trips("shm", false); }
-TEST(node_client_ucx, round_trips_by_rendezvous) { round_trips("rdma", true); }
+TEST(node_client_mapped, round_trips) { round_trips("mapped"); }
+TEST(node_client_ucx, round_trips_over_tcp) { round_trips("tcp"); }
+TEST(node_client_ucx, round_trips_over_shared_memory) { round_trips("shm"); }
+TEST(node_client_ucx, round_trips_by_rendezvous) { round_trips("rdma-over-tcp"); }
 
 TEST(node_client_mapped, first_writer_wins) {
   const Cluster cluster;
@@ -306,35 +307,28 @@ void survives_the_node(const std::string& lane) {
 TEST(node_client_mapped, a_lost_node_is_a_status) { survives_the_node("mapped"); }
 TEST(node_client_ucx, a_lost_node_is_a_status) { survives_the_node("tcp"); }
 
+bool refuses_a_wrong_token(const Cluster& cluster, const std::string& lane) {
+  LaneTarget target = cluster.target(lane);
+  target.token.fill(std::byte{8});
+  Client client{ClientOptions{}};
+  try {
+    (void)client.attach(target, 5'000);
+  } catch (const std::runtime_error&) {
+    return true;
+  }
+  return false;
+}
+
 TEST(node_client_mapped, a_wrong_token_opens_no_session) {
   const Cluster cluster;
-  for (const char* lane : {"mapped"}) {
-    LaneTarget target = cluster.target(lane);
-    target.token.fill(std::byte{8});
-    Client client{ClientOptions{}};
-    bool refused = false;
-    try {
-      (void)client.attach(target, 2'000);
-    } catch (const std::runtime_error&) {
-      refused = true;
-    }
-    CHECK(refused);
-  }
+  CHECK(refuses_a_wrong_token(cluster, "mapped"));
   CHECK(cluster.settles("sessions_refused", 1));
 }
 
 TEST(node_client_ucx, a_wrong_token_opens_no_session) {
   const Cluster cluster;
-  LaneTarget target = cluster.target("tcp");
-  target.token.fill(std::byte{8});
-  Client client{ClientOptions{}};
-  bool refused = false;
-  try {
-    (void)client.attach(target, 5'000);
-  } catch (const std::runtime_error&) {
-    refused = true;
-  }
-  CHECK(refused);
+  CHECK(refuses_a_wrong_token(cluster, "tcp"));
+  CHECK(cluster.settles("sessions_refused", 1));
 }
 
 }  // namespace kvstore

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,4 +110,4 @@ def _listener(local: str) -> Listener:
     """From the kernel's notation: words of the address in the machine's byte order, then the port."""
     digits, port = local.split(":")
     words = [int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(digits), 8)]
-    return Listener(str(ipaddress.ip_address(b"".join(words))), socket.ntohs(socket.htons(int(port, 16))))
+    return Listener(str(ipaddress.ip_address(b"".join(words))), int(port, 16))

@@ -14,7 +14,7 @@ class HelloRequest(_message.Message):
     def __init__(self, client_version: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("node_version", "wire_version", "node_id", "capability", "capability_ttl_ms", "data_host", "data_port", "local_socket", "host_id", "max_block_bytes")
+    __slots__ = ("node_version", "wire_version", "node_id", "capability", "capability_ttl_ms", "data_host", "data_port", "local_socket", "host_id", "max_block_bytes", "rdma_port")
     NODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class HelloResponse(_message.Message):
     LOCAL_SOCKET_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RDMA_PORT_FIELD_NUMBER: _ClassVar[int]
     node_version: str
     wire_version: int
     node_id: str
@@ -35,7 +36,8 @@ class HelloResponse(_message.Message):
     local_socket: str
     host_id: str
     max_block_bytes: int
-    def __init__(self, node_version: _Optional[str] = ..., wire_version: _Optional[int] = ..., node_id: _Optional[str] = ..., capability: _Optional[bytes] = ..., capability_ttl_ms: _Optional[int] = ..., data_host: _Optional[str] = ..., data_port: _Optional[int] = ..., local_socket: _Optional[str] = ..., host_id: _Optional[str] = ..., max_block_bytes: _Optional[int] = ...) -> None: ...
+    rdma_port: int
+    def __init__(self, node_version: _Optional[str] = ..., wire_version: _Optional[int] = ..., node_id: _Optional[str] = ..., capability: _Optional[bytes] = ..., capability_ttl_ms: _Optional[int] = ..., data_host: _Optional[str] = ..., data_port: _Optional[int] = ..., local_socket: _Optional[str] = ..., host_id: _Optional[str] = ..., max_block_bytes: _Optional[int] = ..., rdma_port: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()

@@ -2,6 +2,8 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -9,6 +11,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <system_error>
@@ -54,10 +57,7 @@ bool write_all(int fd, std::span<iovec> parts) {
 
 bool read_all(int fd, std::span<iovec> parts) {
   while (!parts.empty()) {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = parts.size();
-    const ssize_t received = recvmsg(fd, &message, 0);
+    const ssize_t received = readv(fd, parts.data(), static_cast<int>(parts.size()));
     if (received <= 0) return false;
     advance(&parts, static_cast<size_t>(received));
   }
@@ -130,12 +130,59 @@ BatchSeconds repeat(const Load& load, uint64_t* next_block, RunBatch run_batch) 
 
 void set_options(int fd) {
   const int one = 1;
-  const timeval stall{SocketBound::kStallMs / 1000, 0};
+  const timeval stall{SocketBound::kStallSeconds, 0};
   if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
       setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &stall, sizeof(stall)) != 0) {
     throw_errno("the socket to measure with refuses an option");
   }
 }
+
+cpu_set_t allowed_cpus(pthread_t thread) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  errno = pthread_getaffinity_np(thread, sizeof(cpus), &cpus);
+  if (errno != 0) throw_errno("the cores of a thread cannot be told");
+  return cpus;
+}
+
+void allow_cpus(pthread_t thread, const cpu_set_t& cpus) {
+  errno = pthread_setaffinity_np(thread, sizeof(cpus), &cpus);
+  if (errno != 0) throw_errno("a thread cannot be bound to a core");
+}
+
+cpu_set_t only(int cpu) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  CPU_SET(cpu, &cpus);
+  return cpus;
+}
+
+// Binds two threads to a core each, and gives them back what they were allowed.
+class Apart {
+ public:
+  Apart(pthread_t first, pthread_t second) : threads_{first, second} {
+    for (size_t i = 0; i < 2; ++i) before_[i] = allowed_cpus(threads_[i]);
+    std::vector<int> cpus;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(cpu, &before_[0])) cpus.push_back(cpu);
+    }
+    if (cpus.size() < 2) {
+      throw std::system_error(EINVAL, std::generic_category(), "two threads cannot have a core each: there is one");
+    }
+    allow_cpus(first, only(cpus[0]));
+    // Whichever way a machine numbers its hardware threads, the third is not the sibling of the first.
+    allow_cpus(second, only(cpus.size() >= 4 ? cpus[2] : cpus[1]));
+  }
+  ~Apart() {
+    for (size_t i = 0; i < 2; ++i) pthread_setaffinity_np(threads_[i], sizeof(before_[i]), &before_[i]);
+  }
+  Apart(const Apart&) = delete;
+  Apart& operator=(const Apart&) = delete;
+
+ private:
+  const pthread_t threads_[2];
+  cpu_set_t before_[2];
+};
 
 }  // namespace
 
@@ -192,7 +239,7 @@ void SocketBound::connect_pair() {
   set_options(client_);
   set_options(server_);
   // Not on the server, which may wait for its next request as long as it likes.
-  const timeval stall{kStallMs / 1000, 0};
+  const timeval stall{kStallSeconds, 0};
   if (setsockopt(client_, SOL_SOCKET, SO_RCVTIMEO, &stall, sizeof(stall)) != 0) {
     throw_errno("the socket to measure with refuses an option");
   }
@@ -210,24 +257,27 @@ void SocketBound::serve() {
   }
 }
 
-BatchSeconds SocketBound::measure_get(const Load& load) {
+BatchSeconds SocketBound::measure_get(Placement placement, const Load& load) {
   const Request request{Direction::kGet, load.depth, load.block_bytes};
-  return measure(load, [&](uint64_t first_block) {
+  return measure(placement, load, [&](uint64_t first_block) {
     return write_value(client_, request) && read_blocks(client_, regions_, request, first_block);
   });
 }
 
-BatchSeconds SocketBound::measure_put(const Load& load) {
+BatchSeconds SocketBound::measure_put(Placement placement, const Load& load) {
   const Request request{Direction::kPut, load.depth, load.block_bytes};
-  return measure(load, [&](uint64_t first_block) {
+  return measure(placement, load, [&](uint64_t first_block) {
     Request acknowledgement;
     return write_value(client_, request) && write_blocks(client_, regions_, request, first_block) &&
            read_value(client_, &acknowledgement);
   });
 }
 
-BatchSeconds SocketBound::measure(const Load& load, const std::function<bool(uint64_t)>& run_batch) {
+BatchSeconds SocketBound::measure(Placement placement, const Load& load,
+                                  const std::function<bool(uint64_t)>& run_batch) {
   check(load, regions_);
+  std::optional<Apart> apart;
+  if (placement == Placement::kApart) apart.emplace(thread_.native_handle(), pthread_self());
   return repeat(load, &next_block_, [&](uint64_t first_block) {
     if (!run_batch(first_block)) throw_errno("the socket to measure with has failed");
   });

@@ -30,6 +30,10 @@ inline constexpr uint32_t kBatchesMin = 3;
 
 enum class CopyKind { kMemcpy, kStreaming };
 
+// Where the two threads of a connection run. On one core a small answer comes sooner, since nobody has to be woken
+// elsewhere; on two, sending and receiving overlap. Left alone, the kernel often chooses the former for both.
+enum class Placement { kKernel, kApart };
+
 // Copies blocks in this thread from source to target.
 class CopyBound {
  public:
@@ -43,8 +47,8 @@ class CopyBound {
 };
 
 // A plain TCP connection on loopback between two threads, which stays open from one measurement to the next, so that
-// the kernel has sized its buffers. TCP_NODELAY is on; each block is one writev on one side and one recvmsg on the
-// other, both of which block. Not thread-safe.
+// the kernel has sized its buffers. TCP_NODELAY is on; each block is one writev on one side and readv on the other,
+// both of which block. Not thread-safe.
 class SocketBound {
  public:
   explicit SocketBound(Regions regions);  // throws std::system_error
@@ -53,16 +57,17 @@ class SocketBound {
   SocketBound& operator=(const SocketBound&) = delete;
 
   // A request travels one way, `depth` blocks travel back.
-  BatchSeconds measure_get(const Load& load);
+  BatchSeconds measure_get(Placement placement, const Load& load);
   // `depth` blocks travel one way, an acknowledgement of all of them travels back.
-  BatchSeconds measure_put(const Load& load);
-  // Both throw std::invalid_argument, and std::system_error when the peer has not moved within kStallMs.
-  static constexpr int kStallMs = 10'000;
+  BatchSeconds measure_put(Placement placement, const Load& load);
+  // Both throw std::invalid_argument, and std::system_error when the peer has not moved within kStallSeconds or, with
+  // kApart, when this process may use one core only.
+  static constexpr int kStallSeconds = 10;
 
  private:
   void connect_pair();
   void serve();
-  BatchSeconds measure(const Load& load, const std::function<bool(uint64_t block)>& run_batch);
+  BatchSeconds measure(Placement placement, const Load& load, const std::function<bool(uint64_t block)>& run_batch);
 
   const Regions regions_;
   int client_ = -1;

@@ -19,7 +19,7 @@ struct ClientOptions {
 };
 
 struct LaneTarget {
-  std::string lane;  // "mapped", "shm", "tcp" or "rdma"
+  std::string lane;  // "mapped", "shm", "tcp", "rdma" or "rdma-over-tcp"
   std::string host;  // numeric
   uint16_t port = 0;
   std::string socket_path;

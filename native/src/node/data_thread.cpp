@@ -35,13 +35,11 @@ DataThread::DataThread(NodeContext context, uint32_t index)
       next_session_(kFirstSession) {
   const NodeOptions& options = context_.options;
   if (options.network) {
-    const std::string device = net_device_of(options.host);
-    const UcxProfile profile = options.rendezvous ? UcxProfile::rdma("tcp,posix,cma,self", device)
-                                                  : UcxProfile::eager("tcp,posix,cma,self", device);
-    worker_ = std::make_unique<UcxWorker>(profile, *this);
-    worker_->register_memory(context_.arena.data(), context_.arena.bytes());
     const uint16_t wanted = options.data_port == 0 ? 0 : static_cast<uint16_t>(options.data_port + index);
-    port_ = worker_->listen(options.host, wanted);
+    port_ = open_network(UcxProfile::eager("tcp,posix,cma,self", net_device_of(options.host)), wanted);
+  }
+  if (!options.rdma_transports.empty()) {
+    rdma_port_ = open_network(UcxProfile::rdma(options.rdma_transports, options.host), 0);
   }
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -50,7 +48,15 @@ DataThread::DataThread(NodeContext context, uint32_t index)
   }
   watch(wake_fd_, kTagWake);
   watch(local_listener_.fd(), kTagListener);
-  if (worker_ != nullptr) watch(worker_->event_fd(), kTagUcx);
+  for (const auto& worker : workers_) watch(worker->event_fd(), kTagUcx);
+}
+
+uint16_t DataThread::open_network(const UcxProfile& profile, uint16_t port) {
+  auto worker = std::make_unique<UcxWorker>(profile, *this);
+  worker->register_memory(context_.arena.data(), context_.arena.bytes());
+  const uint16_t bound = worker->listen(context_.options.host, port);
+  workers_.push_back(std::move(worker));
+  return bound;
 }
 
 DataThread::~DataThread() {
@@ -62,7 +68,7 @@ DataThread::~DataThread() {
     closing_.push_back(std::move(session));
   }
   network_.clear();
-  worker_.reset();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
+  workers_.clear();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
   closing_.clear();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (epoll_fd_ >= 0) close(epoll_fd_);
@@ -123,9 +129,8 @@ void DataThread::run() {
 bool DataThread::work() {
   bool worked = has_mail_.load(std::memory_order_relaxed) && take_mail();
   for (const auto& [id, session] : local_) worked |= session->poll();
-  if (worker_ == nullptr) return worked;
   if (network_.empty() && closing_.empty() && ++idle_rounds_ % kIdleUcxRounds != 0) return worked;
-  worked |= worker_->progress();
+  for (const auto& worker : workers_) worked |= worker->progress();
   for (const auto& [id, session] : network_) worked |= session->poll();
   if (!doomed_.empty() || !closing_.empty()) reap_network();
   return worked;
@@ -162,7 +167,7 @@ void DataThread::wait_for_events(int timeout_ms) {
   bool may_sleep = !has_mail_.load();
   if (timeout_ms > 0) {
     for (const auto& [id, session] : local_) may_sleep &= session->prepare_sleep();
-    may_sleep = may_sleep && (worker_ == nullptr || worker_->arm());
+    for (const auto& worker : workers_) may_sleep = may_sleep && worker->arm();
   }
   constexpr int kEventsMax = 64;
   epoll_event events[kEventsMax];
@@ -202,7 +207,7 @@ void DataThread::drop_local(uint64_t session_id) {
 
 void DataThread::on_accepted(UcxEndpoint& endpoint) {
   const uint64_t id = next_session_++;
-  auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint, worker_->profile());
+  auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint);
   endpoint.owner = session.get();
   network_.emplace(id, std::move(session));
 }
@@ -237,7 +242,7 @@ void DataThread::reap_network() {
     network_.erase(found);
     ++context_.counters.sessions_lost;
   }
-  worker_->reap();
+  for (const auto& worker : workers_) worker->reap();
   std::erase_if(closing_, [](const std::unique_ptr<UcxSession>& session) { return session->finished(); });
 }
 

@@ -23,7 +23,8 @@ class DataThread final : public UcxEvents {
   void start();
   void stop();  // idempotent
 
-  [[nodiscard]] uint16_t port() const { return port_; }
+  [[nodiscard]] uint16_t port() const { return port_; }            // 0 without network
+  [[nodiscard]] uint16_t rdma_port() const { return rdma_port_; }  // 0 without RDMA
   [[nodiscard]] const std::string& socket_path() const { return local_listener_.path(); }
 
   // From any thread: the get that `waiter` names should look again.
@@ -32,6 +33,7 @@ class DataThread final : public UcxEvents {
  private:
   void run();
   bool work();
+  uint16_t open_network(const UcxProfile& profile, uint16_t port);
   bool take_mail();
   void tick();
   void wait_for_events(int timeout_ms);
@@ -52,10 +54,11 @@ class DataThread final : public UcxEvents {
   NodeContext context_;
   const uint32_t index_;
   uint16_t port_ = 0;
+  uint16_t rdma_port_ = 0;
   int epoll_fd_ = -1;
   int wake_fd_ = -1;
   LocalListener local_listener_;
-  std::unique_ptr<UcxWorker> worker_;
+  std::vector<std::unique_ptr<UcxWorker>> workers_;  // one a transport class: eager, and RDMA where there is any
   uint64_t next_session_;
   std::unordered_map<uint64_t, std::unique_ptr<LocalSession>> local_;
   std::unordered_map<uint64_t, std::unique_ptr<UcxSession>> network_;

@@ -8,6 +8,7 @@ Node::Node(NodeOptions options)
     : options_(std::move(options)),
       arena_(options_.memory_bytes),
       store_(arena_, {.max_block_bytes = options_.max_block_bytes}, clock_, make_lru_policy()) {
+  if (options_.prefault) arena_.prefault();
   store_.on_publish([this](const Key& key) {
     for (const Waiter& waiter : waiters_.of(key)) threads_[waiter.thread]->post(waiter);
   });
@@ -24,7 +25,7 @@ void Node::stop() {
 
 std::vector<Node::Endpoint> Node::endpoints() const {
   std::vector<Endpoint> endpoints;
-  for (const auto& thread : threads_) endpoints.push_back({thread->port(), thread->socket_path()});
+  for (const auto& thread : threads_) endpoints.push_back({thread->port(), thread->rdma_port(), thread->socket_path()});
   return endpoints;
 }
 

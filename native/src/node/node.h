@@ -19,7 +19,8 @@ class Node {
   Node& operator=(const Node&) = delete;
 
   struct Endpoint {
-    uint16_t port;  // of the UCX listener; 0 without network
+    uint16_t port;       // of the UCX listener; 0 without network
+    uint16_t rdma_port;  // of the one with rendezvous; 0 without RDMA
     std::string socket_path;
   };
   [[nodiscard]] std::vector<Endpoint> endpoints() const;

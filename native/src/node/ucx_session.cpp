@@ -9,9 +9,8 @@ constexpr uint64_t kStallNs = 10'000'000'000;  // a client that takes nothing fo
 
 }  // namespace
 
-UcxSession::UcxSession(NodeContext& context, uint64_t id, uint32_t thread, UcxEndpoint& endpoint,
-                       const UcxProfile& profile)
-    : Session(context, id, thread), endpoint_(endpoint), chunk_bytes_(profile.chunk_bytes) {}
+UcxSession::UcxSession(NodeContext& context, uint64_t id, uint32_t thread, UcxEndpoint& endpoint)
+    : Session(context, id, thread), endpoint_(endpoint), chunk_bytes_(endpoint.profile().chunk_bytes) {}
 
 UcxSession::~UcxSession() {
   for (const auto& [cookie, stream] : streams_) {

@@ -10,7 +10,7 @@ namespace kvstore {
 
 class UcxSession final : public Session, private ChunkSender {
  public:
-  UcxSession(NodeContext& context, uint64_t id, uint32_t thread, UcxEndpoint& endpoint, const UcxProfile& profile);
+  UcxSession(NodeContext& context, uint64_t id, uint32_t thread, UcxEndpoint& endpoint);
   ~UcxSession() override;
 
   [[nodiscard]] UcxEndpoint& endpoint() const { return endpoint_; }

@@ -61,8 +61,10 @@ UcxProfile UcxProfile::eager(const std::string& transports, const std::string& n
   return {transports, net_device, false, 65'000};
 }
 
-UcxProfile UcxProfile::rdma(const std::string& transports, const std::string& net_device) {
-  return {transports, net_device, true, 64ull << 20};
+UcxProfile UcxProfile::rdma(const std::string& transports, const std::string& host) {
+  // RDMA devices have names of their own; only TCP goes by network interfaces, and listens on them.
+  const bool over_tcp = transports.find("tcp") != std::string::npos;
+  return {transports, over_tcp ? net_device_of(host) : "", true, 64ull << 20};
 }
 
 std::string net_device_of(const std::string& host) {

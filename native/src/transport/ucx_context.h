@@ -17,8 +17,8 @@ struct UcxProfile {
 
   // TCP and shared memory, eager chunks: see docs/ARCHITECTURE.md, "Data plane".
   static UcxProfile eager(const std::string& transports, const std::string& net_device);
-  // RDMA (or, to exercise the same protocol without it, any other transports).
-  static UcxProfile rdma(const std::string& transports, const std::string& net_device);
+  // Rendezvous, for RDMA. Over "tcp,self" the same protocol runs without RDMA, bound to the interface of `host`.
+  static UcxProfile rdma(const std::string& transports, const std::string& host);
 };
 
 // The interface that carries `host` (a numeric address of this machine) or leads to it; "" when none is found.

@@ -291,6 +291,8 @@ std::string UcxEndpoint::lanes() const {
   if (ucp_ep_query(handle_, &attributes) != UCS_OK) return "";
   std::string text;
   for (unsigned i = 0; i < attributes.transports.num_entries && i < 8; ++i) {
+    // The connection manager's own lane has no device and carries no bytes.
+    if (entries[i].device_name == nullptr || *entries[i].device_name == '\0') continue;
     const std::string lane = std::string(entries[i].transport_name) + "/" + entries[i].device_name;
     if (text.find(lane) != std::string::npos) continue;
     text += (text.empty() ? "" : " ") + lane;

@@ -109,6 +109,7 @@ class UcxEndpoint {
   void close();
 
   [[nodiscard]] bool lost() const { return lost_; }
+  [[nodiscard]] const UcxProfile& profile() const { return worker_.profile(); }
   [[nodiscard]] uint32_t sends_in_flight() const { return sends_in_flight_; }
   [[nodiscard]] uint32_t placements_in_flight() const { return placements_in_flight_; }
   // The transports that UCX chose for it, such as "tcp/lo"; may change until the first reply arrived.

@@ -1,0 +1,4 @@
+"""The report as a picture. Needs matplotlib, from the extra `bench`."""
+
+from __future__ import annotations
+
