@@ -17,7 +17,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # CMake and Ninja are wheels in .venv.
 WITH_TOOLS := PATH='$(CURDIR)/$(BIN)':"$$PATH"
 NATIVE_SOURCES := $(shell find native -name '*.h' -o -name '*.cpp')
-BUILD_INPUTS := pyproject.toml CMakeLists.txt CMakePresets.json native/CMakeLists.txt $(NATIVE_SOURCES)
+# Folders too: their times tell when a source was added or removed.
+BUILD_INPUTS := pyproject.toml CMakeLists.txt native/CMakeLists.txt $(NATIVE_SOURCES) $(shell find native -type d)
 
 # Prints what pyproject.toml requires to build and to run, and for the extras that are named.
 requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; \

@@ -169,13 +169,18 @@ def test_block_of_another_size_is_a_miss(store, model):
     assert (loaded.tokens, loaded.cache.get_seq_length()) == (0, 0)
 
 
-def test_prefix_larger_than_the_store_keeps_its_start(model, monkeypatch):
+def test_prefix_larger_than_the_store_keeps_its_start(monkeypatch):
+    model = build(hidden_size=256, num_key_value_heads=4)
     block_bytes = namespace_for(model, revision="r").block_bytes
-    monkeypatch.setattr(connector_module, "_WINDOW_BYTES", 2 * block_bytes)
-    with kvstore.connect(f"embedded://?memory={6 * block_bytes}", timeout_ms=5000) as store:
+    monkeypatch.setattr(connector_module, "_WINDOW_BYTES", 4 * block_bytes)
+    tokens = TOKENS * 4
+    with kvstore.connect("embedded://?memory=2MiB", timeout_ms=5000) as store:
         connector = TransformersConnector(store, model, revision="r")
-        connector.save_prefix(prefill(model, TOKENS)[1], TOKENS)
-        assert connector.load_prefix(TOKENS).tokens >= 4 * BLOCK
+        report = connector.save_prefix(prefill(model, tokens)[1], tokens)
+        assert report.blocks * block_bytes > 2 << 20
+        assert not report.complete
+        assert report.blocks_stored > 10
+        assert connector.load_prefix(tokens).blocks == report.blocks_stored
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 import numpy as np
@@ -15,8 +16,10 @@ from kvstore.transport import native
 
 __all__ = ["COPY_DEPTH", "SOCKETS", "Bounds", "bound_probes", "make_bounds"]
 
-SOCKETS: Final = ("socket", "socket, a core each")
-"""A plain socket pair where the kernel places its two threads, and where each has a core of its own."""
+SOCKETS: Final[Mapping[str, str]] = MappingProxyType(
+    {"socket": "placed by the kernel", "socket_apart": "a core for each thread"}
+)
+"""The plain socket pair: which is the faster way to place its two threads depends on the load, so both are measured."""
 
 COPY_DEPTH: Final = 8
 """Blocks that are copied between two looks at the clock: a copy alone has no depth."""
@@ -67,7 +70,7 @@ class _SocketProbe:
         return Point(self.subject, self.verb, self.block_bytes, self.depth)
 
     def measure(self, budget_ms: int) -> Seconds:
-        apart = self.subject != SOCKETS[0]
+        apart = self.subject == "socket_apart"
         return np.array(self.bounds.socket(self.verb, self.block_bytes, self.depth, budget_ms, apart=apart))
 
 
@@ -75,8 +78,7 @@ def bound_probes(bounds: Bounds, block_bytes: int, depths: Sequence[int]) -> Ite
     """All bounds for blocks of one size."""
     for kind in ("memcpy", "streaming"):
         yield _CopyProbe(bounds, kind, block_bytes)
-    sockets = SOCKETS if len(os.sched_getaffinity(0)) > 1 else SOCKETS[:1]
-    for subject in sockets:
+    for subject in SOCKETS if len(os.sched_getaffinity(0)) > 1 else ("socket",):
         for verb in ("get", "put"):
             for depth in depths:
                 yield _SocketProbe(bounds, subject, verb, block_bytes, depth)

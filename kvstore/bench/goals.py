@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,14 +27,14 @@ _NODE_BYTES_A_BLOCK_MAX: Final = 200
 
 @dataclass(frozen=True)
 class Goal:
-    """One goal. `measured` names each value that it is judged by; `reached` is None if nothing was measured.
+    """One goal. `measured` is what it is judged by; `reached` is None if that was not measured.
 
     `note` is for the reader and has no part in the verdict.
     """
 
     name: str
     wanted: str
-    measured: Mapping[str, str]
+    measured: str
     reached: bool | None
     note: str = ""
 
@@ -42,75 +42,78 @@ class Goal:
 def judge(results: Results, costs: Mapping[str, PythonCost], memory: NodeMemory) -> list[Goal]:
     """All goals. One that names no depth must be reached at each depth; one that names no lane, over each lane."""
     return [
-        _to_socket(results, block_bytes=2 * MIB, wanted=0.9),
-        _to_socket(results, block_bytes=64 * KIB, wanted=1.5, depth=1),
-        _ratio(results, "mapped get of 2 MiB to non-temporal copy", Point("mapped", "get", 2 * MIB, 0), wanted=0.9),
-        _ratio(results, "mapped put of 2 MiB to memcpy", Point("mapped", "put", 2 * MIB, 0), wanted=0.6),
+        _ratio_to_socket(results, block_bytes=2 * MIB, wanted=0.9),
+        _ratio_to_socket(results, block_bytes=64 * KIB, wanted=1.5, depth=1),
+        _ratio(results, "mapped get, 2 MiB / nt copy", _points(results, "mapped", "get", 2 * MIB), wanted=0.9),
+        _ratio(results, "mapped put, 2 MiB / memcpy", _points(results, "mapped", "put", 2 * MIB), wanted=0.6),
         _match(results),
         _python(costs),
         _memory(memory),
     ]
 
 
-def _ratio(results: Results, name: str, of: Point, *, wanted: float, depth: int = 0) -> Goal:
-    """`of` names lane, verb and size; depth 0 stands for all."""
-    ratios = {}
-    for point in _at_each_depth(results, of, depth):
-        ratio = results.figure(point).ratio
-        if ratio is not None:
-            ratios[point.depth] = ratio
-    measured = {f"depth {at}": f"{ratio:.2f}" for at, ratio in ratios.items()}
-    return Goal(name, f"at least {wanted}", measured, min(ratios.values()) >= wanted if ratios else None)
+def _points(results: Results, lane: str, verb: str, block_bytes: int, depth: int | None = None) -> list[Point]:
+    """Those that were measured, by depth; all depths if none is given."""
+    return [
+        point
+        for point in sorted(results.points)
+        if (point.subject, point.verb, point.block_bytes) == (lane, verb, block_bytes) and depth in (None, point.depth)
+    ]
 
 
-def _to_socket(results: Results, *, block_bytes: int, wanted: float, depth: int = 0) -> Goal:
-    at = f", depth {depth}," if depth else ""
-    of = Point("tcp", "get", block_bytes, 0)
-    goal = _ratio(results, f"tcp get of {format_bytes(block_bytes)}{at} to plain socket", of, wanted=wanted, depth=depth)
+def _ratio(results: Results, name: str, points: Sequence[Point], *, wanted: float, note: str = "") -> Goal:
+    ratios = {point.depth: results.figure(point).ratio or 0.0 for point in points}
+    measured = ", ".join(f"{ratio:.2f} (depth {depth})" for depth, ratio in ratios.items())
+    return Goal(name, f"≥ {wanted}", measured, min(ratios.values()) >= wanted if ratios else None, note)
+
+
+def _ratio_to_socket(results: Results, *, block_bytes: int, wanted: float, depth: int | None = None) -> Goal:
+    points = _points(results, "tcp", "get", block_bytes, depth)
     notes = []
-    for socket in SOCKETS:
+    for socket, placement in SOCKETS.items():
+        bounds = [Point(socket, "get", block_bytes, point.depth) for point in points]
         ratios = [
-            results.ratio(point, [bound])
-            for point in _at_each_depth(results, of, depth)
-            if results.has(bound := Point(socket, "get", block_bytes, point.depth))
+            results.ratio(point, [bound]) for point, bound in zip(points, bounds, strict=True) if results.has(bound)
         ]
         if ratios:
-            notes.append(f"{' '.join(f'{ratio:.2f}' for ratio in ratios)} to the {socket}")
-    return Goal(goal.name, goal.wanted, goal.measured, goal.reached, note="; ".join(notes))
-
-
-def _at_each_depth(results: Results, of: Point, depth: int) -> Iterator[Point]:
-    for point in sorted(results.points):
-        same = (point.subject, point.verb, point.block_bytes) == (of.subject, of.verb, of.block_bytes)
-        if same and depth in (0, point.depth):
-            yield point
+            notes.append(f"{placement}: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    return _ratio(
+        results, f"tcp get, {format_bytes(block_bytes)} / socket", points, wanted=wanted, note="\n".join(notes)
+    )
 
 
 def _match(results: Results) -> Goal:
     points = {lane: Point(lane, "match", 0, MATCH_KEYS) for lane in LANES}
     p50_us = {lane: results.figure(point).p50_s * 1e6 for lane, point in points.items() if results.has(point)}
-    measured = {lane: f"{value:.0f} µs" for lane, value in p50_us.items()}
+    measured = ", ".join(f"{value:.0f} µs over {lane}" for lane, value in p50_us.items())
     reached = max(p50_us.values()) <= _MATCH_US_MAX if p50_us else None
-    return Goal(f"match of {MATCH_KEYS:,} keys, p50", f"at most {_MATCH_US_MAX:.0f} µs", measured, reached)
+    return Goal(f"match of {MATCH_KEYS:,} keys, p50", f"≤ {_MATCH_US_MAX:.0f} µs", measured, reached)
 
 
 def _python(costs: Mapping[str, PythonCost]) -> Goal:
-    measured = {verb: f"{cost.batch_us:.1f} µs + {cost.block_us:.2f} µs a block" for verb, cost in costs.items()}
+    measured = "\n".join(
+        f"{cost.batch_us:.1f} µs a call + {cost.block_us:.2f} µs a block: {verb}" for verb, cost in costs.items()
+    )
     reached = all(cost.batch_us <= _BATCH_US_MAX and cost.block_us <= _BLOCK_US_MAX for cost in costs.values())
-    wanted = f"at most {_BATCH_US_MAX:.0f} µs a batch + {_BLOCK_US_MAX} µs a block"
+    wanted = f"≤ {_BATCH_US_MAX:.0f} µs a call + {_BLOCK_US_MAX} µs a block"
     return Goal("Python's own cost", wanted, measured, reached if costs else None)
 
 
 def _memory(memory: NodeMemory) -> Goal:
-    wanted = f"at most {format_bytes(_NODE_BYTES_MAX)} + {_NODE_BYTES_A_BLOCK_MAX} B a block"
-    name = "memory of the node besides blocks"
-    index = f"{memory.index_bytes / memory.blocks:.0f} B a block"
-    if memory.empty_bytes is None or memory.full_bytes is None:
-        return Goal(name, wanted, {"index": index}, None, note="the process cannot be looked into")
-    measured = {
-        "empty": format_bytes(memory.empty_bytes),
-        "each block": f"{memory.block_bytes:.0f} B",
-    }
+    name, wanted = (
+        "node memory besides blocks",
+        f"≤ {format_bytes(_NODE_BYTES_MAX)} + {_NODE_BYTES_A_BLOCK_MAX} B a block",
+    )
+    note = f"index as the node counts it: {memory.index_bytes / memory.blocks:.0f} B a block"
+    if memory.empty is None or memory.full is None:
+        return Goal(name, wanted, "", None, note)
+    measured = (
+        f"{_mebibytes(memory.empty.total_bytes)} + {memory.block_bytes:.0f} B a block, at {memory.blocks:,} blocks"
+    )
+    note = f"{_mebibytes(memory.empty.file_bytes)} of it are pages of programs and libraries\n{note}"
     budget_bytes = _NODE_BYTES_MAX + _NODE_BYTES_A_BLOCK_MAX * memory.blocks
-    note = f"{memory.blocks:,} blocks; the index as the node counts it: {index}; code and libraries included"
-    return Goal(name, wanted, measured, memory.full_bytes <= budget_bytes, note)
+    return Goal(name, wanted, measured, memory.full.total_bytes <= budget_bytes, note)
+
+
+def _mebibytes(count_bytes: int) -> str:
+    return f"{count_bytes / MIB:.1f} MiB"

@@ -65,7 +65,7 @@ def repeat(budget_ms: int, prepare: Callable[[], Callable[[], Result]], check: C
     """
     clock = time.perf_counter_ns
     check(prepare()())
-    nanoseconds = []
+    nanoseconds: list[int] = []
     end_ns = clock() + budget_ms * 1_000_000
     while clock() < end_ns or len(nanoseconds) < _BATCHES_MIN:
         batch = prepare()

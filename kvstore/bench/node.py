@@ -36,9 +36,9 @@ class MeasuredNode:
 def served_node(memory_bytes: int, max_block_bytes: int) -> Iterator[MeasuredNode]:
     """Runs `kvstore serve` on a free port until the block is left. Raises `ConnectError` if it does not start."""
     # Not by the name `kvstore`, which need not be on the path of an environment that was not activated. One thread, as
-    # the client and the ends of the plain socket have.
+    # the client and either end of the plain socket have.
     command = [sys.executable, "-c", "from kvstore.cli.main import main; main()", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--memory", str(memory_bytes), "--max-block", str(max_block_bytes), "--threads", "1"]
+    command += ["--memory", str(memory_bytes), "--max-block", str(max_block_bytes), "--threads", "1", "--prefault"]
     with tempfile.TemporaryDirectory(prefix="kvstore-bench-") as folder:
         log = Path(folder) / "node.log"
         with log.open("wb") as standard_error:

@@ -5,39 +5,63 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-__all__ = ["NodeMemory", "resident_bytes"]
+__all__ = ["NodeMemory", "Resident"]
 
 _ARENA: Final = "kvstore-arena"
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
-_RESIDENT: Final = re.compile(r"Rss: +([0-9]+) kB")
+_SIZE: Final = re.compile(r"(Rss|Anonymous): +([0-9]+) kB")
+_MEMORY_AS_FILE: Final = ("/memfd:", "/dev/")
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Memory of a process that is resident, without the arena.
+
+    `file_bytes` of it are unchanged pages of programs and libraries: the kernel has them once for all processes, and
+    can drop them. `own_bytes` are all others.
+    """
+
+    own_bytes: int
+    file_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.own_bytes + self.file_bytes
+
+    @classmethod
+    def of_process(cls, pid: int) -> Self:
+        """Raises `OSError` if it is not ours to look into."""
+        own_kib, file_kib, place = 0, 0, ""
+        for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+            if _MAPPING.match(line):
+                place = "".join(line.split(maxsplit=5)[5:])
+            elif _ARENA not in place and (found := _SIZE.match(line)):
+                is_file = place.startswith("/") and not place.startswith(_MEMORY_AS_FILE)
+                kib = int(found[2])
+                if found[1] == "Rss":
+                    own_kib, file_kib = (own_kib, file_kib + kib) if is_file else (own_kib + kib, file_kib)
+                elif is_file:  # changed pages of a file are memory of the process's own
+                    own_kib, file_kib = own_kib + kib, file_kib - kib
+        return cls(own_kib << 10, file_kib << 10)
 
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """Before and after `blocks` blocks were stored. `empty_bytes` and `full_bytes` are what was resident besides the
-    arena, code and libraries included; `index_bytes` is what the node itself counts. None: cannot be told."""
+    """A node without blocks, and with `blocks` of them. `index_bytes` is what the node itself counts for these.
+
+    `empty` and `full` are None where the process cannot be looked into.
+    """
 
     blocks: int
     index_bytes: int
-    empty_bytes: int | None = None
-    full_bytes: int | None = None
+    empty: Resident | None = None
+    full: Resident | None = None
 
     @property
-    def block_bytes(self) -> float:
-        """Bytes that each block added, or, where that cannot be told, the share of each in the index."""
-        if self.full_bytes is None or self.empty_bytes is None:
-            return self.index_bytes / self.blocks
-        return (self.full_bytes - self.empty_bytes) / self.blocks
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process that is resident, without the arena."""
-    total_kib, in_arena = 0, False
-    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
-        if _MAPPING.match(line):
-            in_arena = _ARENA in line
-        elif not in_arena and (found := _RESIDENT.match(line)):
-            total_kib += int(found[1])
-    return total_kib << 10
+    def block_bytes(self) -> float | None:
+        """Bytes that each block added to the process, besides its own."""
+        if self.full is None or self.empty is None:
+            return None
+        return (self.full.total_bytes - self.empty.total_bytes) / self.blocks

@@ -16,8 +16,8 @@ __all__ = ["BOUNDS", "Figure", "Results", "bounds_of"]
 
 BOUNDS: Final[Mapping[tuple[str, str], Sequence[str]]] = MappingProxyType(
     {
-        ("tcp", "get"): SOCKETS,
-        ("tcp", "put"): SOCKETS,
+        ("tcp", "get"): tuple(SOCKETS),
+        ("tcp", "put"): tuple(SOCKETS),
         ("shm", "get"): ("memcpy",),
         ("shm", "put"): ("memcpy",),
         ("mapped", "get"): ("streaming",),

@@ -15,7 +15,7 @@ from kvstore.bench.goals import MATCH_KEYS, Goal, judge
 from kvstore.bench.machine import CpuMeter, describe_machine, last_level_cache_bytes
 from kvstore.bench.measurement import Probe
 from kvstore.bench.node import MeasuredNode, served_node
-from kvstore.bench.node_memory import NodeMemory, resident_bytes
+from kvstore.bench.node_memory import NodeMemory, Resident
 from kvstore.bench.probes import GetProbe, MatchProbe, PutProbe
 from kvstore.bench.python_cost import DEPTHS, SUBJECT, PythonCost, cost_probes, detached_client, fit_cost
 from kvstore.bench.results import Results
@@ -110,21 +110,22 @@ def _check_room(settings: BenchSettings, client: Client) -> None:
         raise ConnectError("the node does not say how much memory it has; it does not answer any more")
     free_bytes = counters["capacity_bytes"] - counters["used_bytes"]
     if free_bytes < _needed_bytes(settings) - _SLACK_BYTES:
+        needed = format_bytes(_needed_bytes(settings))
         raise ConfigError(
-            f"the node has {format_bytes(free_bytes)} free, and measuring takes {format_bytes(_needed_bytes(settings))};"
+            f"the node has {format_bytes(free_bytes)} free, and measuring takes {needed};"
             " choose a smaller --working-set or fewer sizes, or give the node more --memory"
         )
 
 
 def _measure_memory(node: MeasuredNode, client: Client, working_set: WorkingSet) -> NodeMemory:
     blocks = StoredSet(working_set, _SMALL_BLOCK_BYTES, _MEMORY_BLOCKS)
-    empty_bytes = None if node.pid is None else resident_bytes(node.pid)
+    empty = None if node.pid is None else Resident.of_process(node.pid)
     blocks.fill(client)
     counters = client.stats()["node"]
     assert counters is not None, "a node that has just taken blocks answers"
-    full_bytes = None if node.pid is None else resident_bytes(node.pid)
+    full = None if node.pid is None else Resident.of_process(node.pid)
     blocks.delete(client)
-    return NodeMemory(len(blocks.keys), counters["index_bytes"], empty_bytes, full_bytes)
+    return NodeMemory(len(blocks.keys), counters["index_bytes"], empty, full)
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def _stored(
     working_set: WorkingSet,
     on_progress: Progress,
 ) -> Iterator[list[StoredSet]]:
-    """The blocks to get: first those to match, then a set for each size. All memory of a node of ours is touched."""
+    """The blocks to get: first those to match, then a set for each size."""
     first = next(iter(clients.values()))
     sets = [StoredSet(working_set, _SMALL_BLOCK_BYTES, MATCH_KEYS)]
     sets += [StoredSet(working_set, block_bytes) for block_bytes in settings.block_bytes]
@@ -145,28 +146,11 @@ def _stored(
             one.fill(first)
             for client in clients.values():
                 one.check_bytes(client, min(_CHECKED_BLOCKS, len(one.keys)))
-        if node.pid is not None:
-            _touch_free_memory(first, working_set)
         yield sets
     finally:
         if node.pid is None:
             for one in sets:
                 one.delete(first)
-
-
-def _touch_free_memory(client: Client, working_set: WorkingSet) -> None:
-    fillers = []
-    while True:
-        counters = client.stats()["node"]
-        assert counters is not None, "a node that has just taken blocks answers"
-        # One block less, lest it evicts to make room.
-        free = (counters["capacity_bytes"] - counters["used_bytes"]) // MIB - 1
-        if free <= 0:
-            break
-        fillers.append(StoredSet(working_set, MIB, free))
-        fillers[-1].fill(client)
-    for filler in fillers:
-        filler.delete(client)
 
 
 def _size_groups(
@@ -187,9 +171,7 @@ def _size_groups(
         yield Group(format_bytes(one.block_bytes), probes, finish=lambda: ring.clear(first))
 
 
-def _calls_group(
-    clients: Mapping[str, Client], matched: StoredSet, working_set: WorkingSet, detached: Client
-) -> Group:
+def _calls_group(clients: Mapping[str, Client], matched: StoredSet, working_set: WorkingSet, detached: Client) -> Group:
     probes: list[Probe] = [MatchProbe(lane, client, matched.keys) for lane, client in clients.items()]
     probes += cost_probes(detached, working_set)
     return Group("calls", probes)
@@ -205,9 +187,7 @@ def _run(settings: BenchSettings, groups: list[Group], node: MeasuredNode, on_pr
         on_progress(f"measuring {group}", done, steps)
 
     meter = None if node.pid is None else CpuMeter(node.pid)
-    rounds = run_rounds(
-        groups, rounds=settings.rounds, budget_ms=settings.budget_ms, meter=meter, advance=advance
-    )
+    rounds = run_rounds(groups, rounds=settings.rounds, budget_ms=settings.budget_ms, meter=meter, advance=advance)
     return Results(list(rounds))
 
 
@@ -230,7 +210,7 @@ def _baseline(settings: BenchSettings, node: MeasuredNode) -> dict[str, str]:
     """What the figures depend on, besides the code."""
     library = ucx_library.load()
     spin_us = ClientConfig.load().spin_us
-    served = f"kvstore serve --threads 1, polls for {NodeConfig.load().spin_us} µs, then sleeps"
+    served = f"kvstore serve --threads 1 --prefault, polls for {NodeConfig.load().spin_us} µs, then sleeps"
     return {
         **describe_machine(),
         "Last-level cache": format_bytes(last_level_cache_bytes()),
@@ -239,6 +219,6 @@ def _baseline(settings: BenchSettings, node: MeasuredNode) -> dict[str, str]:
         "Node": served if node.pid is not None else f"{settings.url}, not started by this run",
         "Client": f"one Python thread, polls for {spin_us} µs, then sleeps",
         "Plain socket": "C++, TCP over loopback, TCP_NODELAY, one writev a block, blocking, one thread a side",
-        "Copies": "C++, one thread, memcpy of the C library and non-temporal stores",
+        "Copies": "C++, one thread: memcpy of the C library, and with non-temporal stores (nt copy)",
         "Working set": f"{format_bytes(settings.working_set_bytes)} on either side, touched, used in turn",
     }

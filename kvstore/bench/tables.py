@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
 
-from kvstore.bench.bounds import COPY_DEPTH, SOCKETS
+from kvstore.bench.bounds import SOCKETS
 from kvstore.bench.goals import Goal
 from kvstore.bench.machine import NOISY_CORES
 from kvstore.bench.measurement import Point
-from kvstore.bench.results import Results
+from kvstore.bench.results import Figure, Results, bounds_of
 from kvstore.bench.run import BenchReport
 from kvstore.config import format_bytes
 
 __all__ = ["ReportPage"]
 
-_COLUMNS_MOST = 100
-_NOISY_MARK = "~"
-_BORDER = "cyan"
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """One column of figures: which of `subjects`, the fastest of them, under which heading."""
-
-    heading: str
-    subjects: Sequence[str]
-    is_bound: bool = False
-
-
-_SOCKET = _Shown("plain\nsocket", SOCKETS, is_bound=True)
-_MEMCPY = _Shown("\nmemcpy", ("memcpy",), is_bound=True)
-_STREAMING = _Shown("non-\ntemporal", ("streaming",), is_bound=True)
-_TCP = _Shown("\ntcp", ("tcp",))
-_SHM = _Shown("\nshm", ("shm",))
-_MAPPED = _Shown("\nmapped", ("mapped",))
-# Each bound stands before what is compared with it.
-_ORDER = {
-    "get": (_SOCKET, _TCP, _MEMCPY, _SHM, _STREAMING, _MAPPED),
-    "put": (_SOCKET, _TCP, _MEMCPY, _SHM, _MAPPED, _STREAMING),
+_COLUMNS: Final = 100
+_NOISY_MARK: Final = "~"
+_FRAME: Final = box.Box("╭──╮\n│  │\n├──┤\n│  │\n├──┤\n├──┤\n│  │\n╰──╯\n")
+_BOUND_NAMES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(SOCKETS, "socket"),
+    "memcpy": "memcpy",
+    "streaming": "nt copy",
 }
-_LATENCY_ORDER = (_SOCKET, _TCP, _SHM, _MAPPED)
+_GOOD_RATIO: Final = 0.9
+_FAIR_RATIO: Final = 0.6
+# Widths of columns. A bound keeps its distance from what is on its left.
+_MARGIN: Final = 1
+_BLOCK: Final = 8
+_DEPTH: Final = 5
+_BOUND: Final = 8
+_LANE: Final = 7
+_RATIO: Final = 8
 
 
 @dataclass(frozen=True)
@@ -55,126 +47,132 @@ class ReportPage:
     report: BenchReport
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        results = self.report.results
         yield _baseline_table(self.report)
         for verb in ("get", "put"):
             yield _throughput_table(self.report, verb)
         yield _latency_table(self.report)
         yield _goals_table(self.report.goals)
-        yield Text(_about_noise(results), "dim")
+        yield Text(_about_noise(self.report.results), "dim")
 
 
-def _table(*columns: Column, title: str, note: str = "") -> Table:
-    heading = Text.assemble((title, "bold"), (f"  {note}" if note else "", "dim"))
+def _table(*columns: Column, title: str, note: str = "", show_header: bool = True) -> Table:
     return Table(
+        Column(width=_MARGIN),
         *columns,
-        title=heading,
+        Column(width=_MARGIN),
+        title=Text.assemble("\n", (title, "bold cyan"), (f"  {note}" if note else "", "dim")),
         title_justify="left",
         title_style="",
-        box=box.ROUNDED,
-        border_style=_BORDER,
+        box=_FRAME,
+        border_style="cyan",
         header_style="",
-        expand=True,
-        width=_COLUMNS_MOST,
+        padding=0,
+        show_header=show_header,
+        width=_COLUMNS,
     )
+
+
+def _right(heading: str, width: int, style: str = "") -> Column:
+    return Column(Text(heading, style), justify="right", width=width, no_wrap=True)
 
 
 def _baseline_table(report: BenchReport) -> Table:
-    table = Table(
-        Column(style="bold", no_wrap=True),
-        Column(ratio=1),
-        show_header=False,
-        box=box.ROUNDED,
-        border_style=_BORDER,
-        title=Text("kvstore bench", "bold"),
-        title_justify="left",
-        width=_COLUMNS_MOST,
-    )
-    for name, value in report.baseline.items():
-        table.add_row(name, value)
+    columns = (Column(style="bold", width=18), Column(ratio=1))
+    table = _table(*columns, title="kvstore bench", note="what the figures depend on", show_header=False)
     lanes = (lane if endpoint == lane else f"{lane} ({endpoint})" for lane, endpoint in report.lanes.items())
-    table.add_row("Lanes", ", ".join(lanes))
+    for name, value in {**report.baseline, "Lanes": ", ".join(lanes)}.items():
+        table.add_row("", name, value)
     return table
 
 
 def _throughput_table(report: BenchReport, verb: str) -> Table:
-    shown = [one for one in _ORDER[verb] if one.is_bound or one.subjects[0] in report.lanes]
-    columns = [Column("\nBlock", no_wrap=True), Column("\nDepth", justify="right")]
-    for one in shown:
-        columns.append(Column(Text(one.heading, "dim" if one.is_bound else "bold"), justify="right"))
-        if not one.is_bound:
-            columns.append(Column(Text(f"to {_bound_word(one.subjects[0], verb)}", "dim"), justify="right"))
-    note = "GB/s from Python, and the ratio to the bound; depth: blocks in one call"
-    table = _table(*columns, title=verb, note=note)
+    columns = [Column("Block", width=_BLOCK), _right("Depth", _DEPTH)]
+    shown: set[str] = set()
+    for lane in report.lanes:
+        bound = _bound_name(lane, verb)
+        if bound not in shown:
+            columns.append(_right(bound, _BOUND, "dim"))
+            shown.add(bound)
+        columns.append(_right(lane, _LANE, "bold"))
+        columns.append(_right(f"/{bound}", _RATIO, "dim"))
+    note = "GB/s from Python, beside each bound and as a ratio to it; depth is blocks in one call"
+    table = _table(*columns, Column(ratio=1), title=verb, note=note)
     for block_bytes in report.settings.block_bytes:
-        for row, depth in enumerate(report.settings.depths):
-            cells: list[RenderableType] = [format_bytes(block_bytes) if row == 0 else "", str(depth)]
-            for one in shown:
-                cells += _throughput_cells(report.results, one, verb, block_bytes, depth)
-            table.add_row(*cells, end_section=depth == report.settings.depths[-1])
+        for depth in report.settings.depths:
+            is_first, is_last = depth == report.settings.depths[0], depth == report.settings.depths[-1]
+            name = _block_name(report.results, block_bytes) if is_first else ""
+            cells = _throughput_cells(report, verb, block_bytes, depth)
+            table.add_row("", name, str(depth), *cells, end_section=is_last)
     return table
 
 
-def _bound_word(lane: str, verb: str) -> str:
-    if lane == "tcp":
-        return "socket"
-    return "non-temp." if (lane, verb) == ("mapped", "get") else "memcpy"
+def _bound_name(lane: str, verb: str) -> str:
+    return _BOUND_NAMES[bounds_of(Point(lane, verb, 0, 0))[0].subject]
 
 
-def _throughput_cells(results: Results, one: _Shown, verb: str, block_bytes: int, depth: int) -> Iterator[Text]:
-    points = [
-        Point(subject, verb, block_bytes, depth)
-        if subject not in {"memcpy", "streaming"}
-        else Point(subject, "copy", block_bytes, COPY_DEPTH)
-        for subject in one.subjects
-    ]
+def _throughput_cells(report: BenchReport, verb: str, block_bytes: int, depth: int) -> Iterator[Text]:
+    shown: set[str] = set()
+    for lane in report.lanes:
+        point = Point(lane, verb, block_bytes, depth)
+        figure, bound = report.results.figure(point), _fastest(report.results, bounds_of(point))
+        if (name := _bound_name(lane, verb)) not in shown:
+            yield Text(f"{bound.bytes_a_second / 1e9:.2f}", "dim")
+            shown.add(name)
+        yield Text(f"{figure.bytes_a_second / 1e9:.2f}", "bold")
+        ratio = figure.ratio or 0.0
+        yield Text(f"{ratio:.2f}", "green" if ratio >= _GOOD_RATIO else "yellow" if ratio >= _FAIR_RATIO else "red")
+
+
+def _fastest(results: Results, points: Iterable[Point]) -> Figure:
+    """Of those that were measured."""
     figures = [results.figure(point) for point in points if results.has(point)]
-    figure = max(figures, key=lambda candidate: candidate.bytes_a_second)
-    yield _figure_text(f"{figure.bytes_a_second / 1e9:.2f}", noisy=figure.noisy, style="dim" if one.is_bound else "bold")
-    if not one.is_bound:
-        yield Text("-" if figure.ratio is None else f"{figure.ratio:.2f}", _ratio_style(figure.ratio))
+    return max(figures, key=lambda figure: figure.bytes_a_second)
 
 
-def _ratio_style(ratio: float | None) -> str:
-    if ratio is None:
-        return "dim"
-    return "green" if ratio >= 0.9 else "yellow" if ratio >= 0.6 else "red"
-
-
-def _figure_text(value: str, *, noisy: bool, style: str) -> Text:
-    return Text(f"{_NOISY_MARK if noisy else ''}{value}", style)
+def _block_name(results: Results, block_bytes: int) -> Text:
+    point = next(point for point in results.points if point.block_bytes == block_bytes and point.subject == "memcpy")
+    mark = _NOISY_MARK if results.figure(point).noisy else ""
+    return Text.assemble((mark, "yellow"), (format_bytes(block_bytes), "bold"))
 
 
 def _latency_table(report: BenchReport) -> Table:
     depth = report.settings.depths[0]
-    shown = [one for one in _LATENCY_ORDER if one.is_bound or one.subjects[0] in report.lanes]
-    columns = [Column("\nBlock", no_wrap=True)]
+    columns = [Column("\nBlock", width=_BLOCK), Column(width=_DEPTH)]
     for verb in ("get", "put"):
-        for one in shown:
-            word = one.heading.replace("plain\n", "").strip()
-            columns.append(Column(Text(f"{verb}\n{word}", "dim" if one.is_bound else "bold"), justify="right"))
+        heading = Text.assemble((verb, "bold"), ("\nsocket", "dim"))
+        columns.append(Column(heading, justify="right", width=_BOUND))
+        columns += [_right(f"\n{lane}", _LANE, "bold") for lane in report.lanes]
     blocks = "one block" if depth == 1 else f"{depth} blocks"
-    table = _table(*columns, title="latency", note=f"microseconds at p50, {blocks} in one call")
+    table = _table(*columns, Column(ratio=1), title="latency", note=f"microseconds of a call for {blocks}, p50")
     for block_bytes in report.settings.block_bytes:
-        cells: list[RenderableType] = [format_bytes(block_bytes)]
+        cells = [Text(), _block_name(report.results, block_bytes), Text()]
         for verb in ("get", "put"):
-            for one in shown:
-                points = [Point(subject, verb, block_bytes, depth) for subject in one.subjects]
-                figures = [report.results.figure(point) for point in points if report.results.has(point)]
-                figure = min(figures, key=lambda candidate: candidate.p50_s)
-                style = "dim" if one.is_bound else "bold"
-                cells.append(_figure_text(f"{figure.p50_s * 1e6:,.0f}", noisy=figure.noisy, style=style))
+            sockets = [Point(socket, verb, block_bytes, depth) for socket in SOCKETS]
+            cells.append(Text(_microseconds(_fastest(report.results, sockets)), "dim"))
+            figures = (report.results.figure(Point(lane, verb, block_bytes, depth)) for lane in report.lanes)
+            cells += [Text(_microseconds(figure), "bold") for figure in figures]
         table.add_row(*cells)
     return table
 
 
+def _microseconds(figure: Figure) -> str:
+    microseconds = figure.p50_s * 1e6
+    return f"{microseconds:,.1f}" if microseconds < 100 else f"{microseconds:,.0f}"
+
+
 def _goals_table(goals: Sequence[Goal]) -> Table:
-    columns = (Column("Goal", ratio=5), Column("Wanted", ratio=3), Column("Measured", ratio=5), Column("", no_wrap=True))
+    columns = (
+        Column("Goal", width=30),
+        Column(width=3),
+        Column("Measured", ratio=1),
+        Column(justify="right", width=13),
+    )
     table = _table(*columns, title="goals")
     for goal in goals:
-        measured = Text("\n".join(f"{name}: {value}" for name, value in goal.measured.items()) or "-")
-        name = Text.assemble(goal.name, (f"\n{goal.note}" if goal.note else "", "dim"))
-        table.add_row(name, goal.wanted, measured, _verdict(goal), end_section=True)
+        wanted = Text.assemble((goal.name, "bold"), (f"\n{goal.wanted}", "dim"))
+        lines = [Text(goal.measured)] if goal.measured else []
+        lines += [Text(goal.note, "dim")] if goal.note else []
+        table.add_row("", wanted, "", Text("\n").join(lines), _verdict(goal), end_section=True)
     return table
 
 
@@ -191,7 +189,7 @@ def _about_noise(results: Results) -> str:
     if not known:
         return f"{count}. How much CPU others used cannot be told for a node that this run did not start."
     noisy = sum(one.is_noisy for one in rounds)
-    marked = f" {_NOISY_MARK} marks figures that noisy rounds are part of." if noisy else ""
+    marked = f" {_NOISY_MARK} marks sizes whose figures include noisy rounds." if noisy else ""
     return (
         f"{count}; in {noisy} of them others used more than {NOISY_CORES} cores (at most {max(known):.2f})."
         f" Figures are medians over rounds, noisy ones left out where three or more are quiet.{marked}"

@@ -35,7 +35,10 @@ class WorkingSet:
 
 
 def _blocks(region: Bytes, block_bytes: int, first: int, count: int) -> list[Bytes]:
-    return [region[place : place + block_bytes] for place in range(first * block_bytes, (first + count) * block_bytes, block_bytes)]
+    return [
+        region[place : place + block_bytes]
+        for place in range(first * block_bytes, (first + count) * block_bytes, block_bytes)
+    ]
 
 
 class StoredSet:
@@ -82,7 +85,7 @@ class StoredSet:
 
 
 class PutRing:
-    """Blocks written while measuring. The oldest make room for new ones, so that the node's memory, too, is used in turn."""
+    """Blocks written while measuring. The oldest make room for new ones, so that the node's memory is used in turn."""
 
     def __init__(self, working_set: WorkingSet) -> None:
         self._memory = working_set

@@ -31,7 +31,9 @@ _COLUMNS = 100
 
 @app.command()
 def bench(
-    url: Annotated[str | None, typer.Option(help="Measure this node (kv://HOST:PORT); by default one is started.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Measure this node (kv://HOST:PORT); by default one is started.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A first impression in some 20 seconds.")] = False,
     lane: Annotated[list[str] | None, typer.Option(help="tcp, shm or mapped; repeat for several.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="Size of a block, such as 64KiB; repeat for several.")] = None,
@@ -42,7 +44,9 @@ def bench(
         str | None, typer.Option(help="Memory that blocks rotate through; larger than the last-level cache.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", help="Draw them into this file (.png, .svg, .pdf).")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw them into this file (.png, .svg, .pdf).")
+    ] = None,
 ) -> None:
     """Measures put, get and match over every lane, beside a plain socket and plain copies measured in the same run."""
     chosen: dict[str, Any] = {
@@ -90,6 +94,6 @@ def _progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]
         TextColumn("left", style="dim"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
+    with Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda what, done, steps: progress.update(task, description=what, completed=done, total=steps)

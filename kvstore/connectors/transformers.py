@@ -69,7 +69,10 @@ _NODE_LOST: Final = (Status.TIMEOUT, Status.UNAVAILABLE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaveReport:
-    """What one `save_prefix` did with the `blocks` whole blocks of a prefix; bytes and seconds are of those stored."""
+    """What one `save_prefix` did with the `blocks` whole blocks of a prefix: some the node had, some it holds since.
+
+    Bytes are of the latter; the seconds are those of packing blocks and of the native client sending them.
+    """
 
     blocks: int
     blocks_present: int
@@ -80,13 +83,16 @@ class SaveReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every whole block of the prefix is in the store now."""
+        """Whether the node held every whole block of the prefix in the end."""
         return self.blocks_present + self.blocks_stored == self.blocks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedPrefix:
-    """What one `load_prefix` found: `cache` holds the KV of the first `tokens` tokens, which may be none."""
+    """What one `load_prefix` found: `cache` holds the KV of the first `tokens` tokens, which may be none.
+
+    The seconds are those of asking what the node has, of the native client receiving it and of unpacking blocks.
+    """
 
     cache: DynamicCache
     tokens: int
@@ -182,9 +188,8 @@ class TransformersConnector:
         present = self._store.match(keys)
         watch.lap()
         for batch, window in self._batches(present, blocks, deepest_first=True):
-            with torch.no_grad():
-                for of_cache, of_window in _pairs(layers, window, batch.start * block_size):
-                    of_window.copy_(of_cache)
+            for of_cache, of_window in _pairs(layers, window, batch.start * block_size):
+                _copy(of_window, of_cache)
             watch.lap("pack")
             result = self._store.put(keys[batch], _raw(window), ttl_s=ttl_s, first_depth=batch.start)
             watch.lap("put")
@@ -193,7 +198,9 @@ class TransformersConnector:
             if np.isin(result.status, _NODE_LOST).any():
                 break
         else:
-            self._store.touch(keys[:present], ttl_s=ttl_s)
+            # Counts all as used now, and tells what did not survive the arrival of the rest.
+            held = self._store.touch(keys, ttl_s=ttl_s)
+            present, stored = int(held[:present].sum()), int(held[present:].sum())
         if present + stored < blocks:
             _LOGGER.warning("%d of %d blocks are not stored", blocks - present - stored, blocks)
         return SaveReport(
@@ -224,9 +231,8 @@ class TransformersConnector:
             watch.lap("get")
             # What lies behind a gap is of no use: a state cannot be entered in the middle.
             usable = len(window) if ok.all() else int(np.argmin(ok))
-            with torch.no_grad():
-                for of_cache, of_window in _pairs(layers, window[:usable], batch.start * block_size):
-                    of_cache.copy_(of_window)
+            for of_cache, of_window in _pairs(layers, window[:usable], batch.start * block_size):
+                _copy(of_cache, of_window)
             watch.lap("unpack")
             loaded += usable
             if usable < len(window):
@@ -361,9 +367,19 @@ def _pairs(layers: Layers, window: torch.Tensor, first_token: int) -> Iterator[t
             yield tokens.view(kv_heads, blocks, block_size, head_size).transpose(0, 1), window[:, index, pair]
 
 
-def _raw(window: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """The bytes of a window as (blocks, bytes of a block), without a copy: NumPy has no bfloat16."""
-    return window.flatten(1).view(torch.uint8).numpy()
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    if target.is_cpu and source.is_cpu:
+        # One thread copies about as fast as memory is. Torch would use all of them for each tensor, and on a busy machine
+        # they spend many times that waiting for one another.
+        np.copyto(_raw(target), _raw(source))
+    else:
+        target.detach().copy_(source.detach())
+
+
+def _raw(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of a CPU tensor, the last axis that many times longer, without a copy: NumPy has no bfloat16."""
+    raw: npt.NDArray[np.uint8] = tensor.detach().view(torch.uint8).numpy()
+    return raw
 
 
 class _Stopwatch:

@@ -38,7 +38,7 @@ def show_sharing(console: Console, sharing: Sharing, engine: Ready, *, prompt_to
     table.add_row("Bytes", format_bytes(loaded.bytes), f"{loaded.bytes:,}: keys and values of {engine.layers} layers")
     table.add_row("Lane", engine.lane, engine.endpoint if engine.endpoint != engine.lane else "")
     table.add_row("Store", *_rates(saved, "packing"))
-    table.add_row("Load", *_rates(loaded, "matching and unpacking"), end_section=True)
+    table.add_row("Load", *_rates(loaded, "unpacking"), end_section=True)
     table.add_row("First token, cold", f"{cold_s:.2f} s", f"one prefill of all {prompt_tokens:,} tokens")
     table.add_row(
         "First token, warm", f"{warm_s:.2f} s", f"load, prefill the last {tail}: {cold_s / warm_s:.0f} times sooner"
@@ -48,7 +48,9 @@ def show_sharing(console: Console, sharing: Sharing, engine: Ready, *, prompt_to
 
 def show_checks(console: Console, checks: Sequence[Check]) -> None:
     """One line a claim."""
-    grid = Table.grid(Column(), Column(), Column(justify="right", style="dim"), padding=(0, 1, 0, 0), expand=True)
+    grid = Table.grid(
+        Column(), Column(ratio=1), Column(justify="right", style="dim"), padding=(0, 1, 0, 0), expand=True
+    )
     for check in checks:
         mark = "[bold green]✓[/]" if check.holds else "[bold red]✗[/]"
         grid.add_row(mark, check.claim, check.evidence)

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 
 #include <string>
+#include <string_view>
 
 namespace kvstore::bindings {
 namespace {
@@ -41,7 +42,8 @@ class BufferReader {
     }
     size_t rows = 0;
     const Piece whole = run_of(buffers, &rows);
-    if (rows != count) raise_value("buffers has " + std::to_string(rows) + " rows for " + std::to_string(count) + " keys");
+    if (rows != count)
+      raise_value("buffers has " + std::to_string(rows) + " rows for " + std::to_string(count) + " keys");
     const size_t bytes = count == 0 ? 0 : whole.bytes / count;
     for (size_t i = 0; i < count; ++i) {
       begin_block();
@@ -98,7 +100,8 @@ class BufferReader {
 
   Piece run_of_buffer(nb::handle object, size_t* rows) {
     Py_buffer view;
-    const int flags = (rows != nullptr ? PyBUF_ND : PyBUF_SIMPLE) | PyBUF_C_CONTIGUOUS | (writable_ ? PyBUF_WRITABLE : 0);
+    const int flags =
+        (rows != nullptr ? PyBUF_ND : PyBUF_SIMPLE) | PyBUF_C_CONTIGUOUS | (writable_ ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object.ptr(), &view, flags) != 0) {
       PyErr_Clear();
       return run_of_awkward(object, rows);
@@ -108,7 +111,8 @@ class BufferReader {
     return {static_cast<std::byte*>(view.buf), static_cast<size_t>(view.len)};
   }
 
-  // Arrays whose dtype the buffer protocol cannot spell (bfloat16, float8) still speak DLPack or can be viewed as bytes.
+  // Arrays whose dtype the buffer protocol cannot spell (bfloat16, float8) still speak DLPack or can be viewed as
+  // bytes.
   Piece run_of_awkward(nb::handle object, size_t* rows) {
     if (nb::hasattr(object, "view") && nb::hasattr(object, "flags")) {
       if (!nb::cast<bool>(object.attr("flags").attr("c_contiguous"))) {
@@ -169,7 +173,8 @@ std::vector<Key> keys_from(nb::handle keys) {
     PyErr_Clear();
     throw nb::type_error("keys must be a C-contiguous (n, 32) uint8 array, as Namespace.chain returns");
   }
-  const bool valid = view.ndim == 2 && view.itemsize == 1 && view.shape[1] == kKeyBytes;
+  const bool bytes = view.format == nullptr || std::string_view(view.format) == "B";
+  const bool valid = bytes && view.ndim == 2 && view.shape[1] == kKeyBytes;
   std::vector<Key> copy;
   if (valid) {
     copy.resize(static_cast<size_t>(view.shape[0]));

@@ -129,11 +129,6 @@ class PyClient {
     }
   }
 
-  nb::object finish(const BatchPtr& batch) {
-    run(batch);
-    return result_of(batch);
-  }
-
   nb::list drain() {
     std::vector<BatchPtr> batches;
     {
@@ -150,41 +145,58 @@ class PyClient {
 
 using namespace nb::literals;
 
-void bind_verbs(nb::class_<PyClient>& type) {
-  type.def("put", [](PyClient& self, nb::handle keys, nb::handle buffers, uint64_t ttl_ms, uint32_t first_depth,
-                     uint32_t timeout_ms) { return self.finish(self.make_put(keys, buffers, ttl_ms, first_depth, timeout_ms)); },
-           "keys"_a, "buffers"_a, nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("get", [](PyClient& self, nb::handle keys, nb::handle buffers, uint32_t wait_ms, uint32_t first_depth,
-                     uint32_t timeout_ms) { return self.finish(self.make_get(keys, buffers, wait_ms, first_depth, timeout_ms)); },
-           "keys"_a, "buffers"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("borrow", [](PyClient& self, nb::handle keys, uint32_t wait_ms, uint32_t first_depth,
-                        uint32_t timeout_ms) { return self.finish(self.make_borrow(keys, wait_ms, first_depth, timeout_ms)); },
-           "keys"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("touch", [](PyClient& self, nb::handle keys, std::optional<uint64_t> ttl_ms, uint32_t first_depth,
-                       uint32_t timeout_ms) { return self.finish(self.make_touch(keys, ttl_ms, first_depth, timeout_ms)); },
-           "keys"_a, nb::kw_only(), "ttl_ms"_a.none(), "first_depth"_a, "timeout_ms"_a);
-  type.def("submit_put", [](PyClient& self, nb::handle keys, nb::handle buffers, uint64_t ttl_ms, uint32_t first_depth,
-                            uint32_t timeout_ms) { return self.start(self.make_put(keys, buffers, ttl_ms, first_depth, timeout_ms)); },
-           "keys"_a, "buffers"_a, nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("submit_get", [](PyClient& self, nb::handle keys, nb::handle buffers, uint32_t wait_ms, uint32_t first_depth,
-                            uint32_t timeout_ms) { return self.start(self.make_get(keys, buffers, wait_ms, first_depth, timeout_ms)); },
-           "keys"_a, "buffers"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("submit_borrow", [](PyClient& self, nb::handle keys, uint32_t wait_ms, uint32_t first_depth,
-                               uint32_t timeout_ms) { return self.start(self.make_borrow(keys, wait_ms, first_depth, timeout_ms)); },
-           "keys"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a)
-      .def("submit_touch", [](PyClient& self, nb::handle keys, std::optional<uint64_t> ttl_ms, uint32_t first_depth,
-                              uint32_t timeout_ms) { return self.start(self.make_touch(keys, ttl_ms, first_depth, timeout_ms)); },
-           "keys"_a, nb::kw_only(), "ttl_ms"_a.none(), "first_depth"_a, "timeout_ms"_a);
+// Each verb twice: one waits and returns the result, `submit_...` returns a ticket at once.
+template <bool kWait>
+nb::object complete(PyClient& client, const BatchPtr& batch) {
+  if constexpr (kWait) {
+    client.run(batch);
+    return PyClient::result_of(batch);
+  } else {
+    return nb::cast(client.start(batch));
+  }
 }
 
-template <Verb verb>
-void bind_key_verb(nb::class_<PyClient>& type, const char* name, const char* submit_name) {
-  type.def(name, [](PyClient& self, nb::handle keys, uint32_t timeout_ms) {
-        return self.finish(self.make(verb, keys, timeout_ms));
-      }, "keys"_a, nb::kw_only(), "timeout_ms"_a)
-      .def(submit_name, [](PyClient& self, nb::handle keys, uint32_t timeout_ms) {
-        return self.start(self.make(verb, keys, timeout_ms));
-      }, "keys"_a, nb::kw_only(), "timeout_ms"_a);
+template <bool kWait, Verb kVerb>
+void bind_key_verb(nb::class_<PyClient>& type, const char* name) {
+  type.def(
+      name,
+      [](PyClient& self, nb::handle keys, uint32_t timeout_ms) {
+        return complete<kWait>(self, self.make(kVerb, keys, timeout_ms));
+      },
+      "keys"_a, nb::kw_only(), "timeout_ms"_a);
+}
+
+template <bool kWait>
+void bind_verbs(nb::class_<PyClient>& type) {
+  bind_key_verb<kWait, Verb::kMatch>(type, kWait ? "match" : "submit_match");
+  bind_key_verb<kWait, Verb::kExists>(type, kWait ? "exists" : "submit_exists");
+  bind_key_verb<kWait, Verb::kDelete>(type, kWait ? "delete" : "submit_delete");
+  type.def(
+      kWait ? "put" : "submit_put",
+      [](PyClient& self, nb::handle keys, nb::handle buffers, uint64_t ttl_ms, uint32_t first_depth,
+         uint32_t timeout_ms) {
+        return complete<kWait>(self, self.make_put(keys, buffers, ttl_ms, first_depth, timeout_ms));
+      },
+      "keys"_a, "buffers"_a, nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a);
+  type.def(
+      kWait ? "get" : "submit_get",
+      [](PyClient& self, nb::handle keys, nb::handle buffers, uint32_t wait_ms, uint32_t first_depth,
+         uint32_t timeout_ms) {
+        return complete<kWait>(self, self.make_get(keys, buffers, wait_ms, first_depth, timeout_ms));
+      },
+      "keys"_a, "buffers"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
+  type.def(
+      kWait ? "borrow" : "submit_borrow",
+      [](PyClient& self, nb::handle keys, uint32_t wait_ms, uint32_t first_depth, uint32_t timeout_ms) {
+        return complete<kWait>(self, self.make_borrow(keys, wait_ms, first_depth, timeout_ms));
+      },
+      "keys"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
+  type.def(
+      kWait ? "touch" : "submit_touch",
+      [](PyClient& self, nb::handle keys, std::optional<uint64_t> ttl_ms, uint32_t first_depth, uint32_t timeout_ms) {
+        return complete<kWait>(self, self.make_touch(keys, ttl_ms, first_depth, timeout_ms));
+      },
+      "keys"_a, nb::kw_only(), "ttl_ms"_a.none(), "first_depth"_a, "timeout_ms"_a);
 }
 
 }  // namespace
@@ -200,16 +212,16 @@ void bind_client(nb::module_& module) {
       .def("attach", &PyClient::attach, nb::kw_only(), "lane"_a, "host"_a, "port"_a, "socket"_a, "token"_a,
            "timeout_ms"_a)
       .def_prop_ro("attached", [](const PyClient& self) { return self.client_.attached(); })
-      .def("wait_detached", [](PyClient& self, uint32_t timeout_ms) { return self.client_.wait_detached(timeout_ms); },
-           "timeout_ms"_a, nb::call_guard<nb::gil_scoped_release>())
-      .def("close", [](PyClient& self) { self.client_.close(); }, nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "wait_detached", [](PyClient& self, uint32_t timeout_ms) { return self.client_.wait_detached(timeout_ms); },
+          "timeout_ms"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "close", [](PyClient& self) { self.client_.close(); }, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("completion_fd", [](const PyClient& self) { return self.client_.completion_fd(); })
       .def("drain", &PyClient::drain)
       .def("stats", [](const PyClient& self) { return counters_dict(self.client_.stats()); });
-  bind_verbs(type);
-  bind_key_verb<Verb::kMatch>(type, "match", "submit_match");
-  bind_key_verb<Verb::kExists>(type, "exists", "submit_exists");
-  bind_key_verb<Verb::kDelete>(type, "delete", "submit_delete");
+  bind_verbs<true>(type);
+  bind_verbs<false>(type);
 }
 
 }  // namespace kvstore::bindings

@@ -51,38 +51,39 @@ using namespace nb::literals;
 
 void bind_node(nb::module_& module) {
   nb::class_<PyNode>(module, "Node")
-      .def("__init__",
-           [](PyNode* self, uint64_t memory_bytes, uint64_t max_block_bytes, const std::string& host, uint16_t data_port,
-              uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network,
-              const std::string& rdma_transports, bool prefault) {
-             if (threads == 0) throw nb::value_error("a node needs at least one data thread");
-             if (memory_bytes == 0) throw nb::value_error("a node needs memory");
-             NodeOptions options;
-             options.memory_bytes = memory_bytes;
-             options.max_block_bytes = std::min(max_block_bytes, kBlockBytesLimit);
-             options.host = host;
-             options.data_port = data_port;
-             options.threads = threads;
-             options.runtime_dir = runtime_dir;
-             options.spin_us = spin_us;
-             options.network = network;
-             options.rdma_transports = rdma_transports;
-             options.prefault = prefault;
-             new (self) PyNode(std::move(options));
-           },
-           nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
-           "spin_us"_a, "network"_a = true, "rdma_transports"_a = "",
-           "prefault"_a = false)
+      .def(
+          "__init__",
+          [](PyNode* self, uint64_t memory_bytes, uint64_t max_block_bytes, const std::string& host, uint16_t data_port,
+             uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network,
+             const std::string& rdma_transports, bool prefault) {
+            if (threads == 0) throw nb::value_error("a node needs at least one data thread");
+            if (memory_bytes == 0) throw nb::value_error("a node needs memory");
+            NodeOptions options;
+            options.memory_bytes = memory_bytes;
+            options.max_block_bytes = std::min(max_block_bytes, kBlockBytesLimit);
+            options.host = host;
+            options.data_port = data_port;
+            options.threads = threads;
+            options.runtime_dir = runtime_dir;
+            options.spin_us = spin_us;
+            options.network = network;
+            options.rdma_transports = rdma_transports;
+            options.prefault = prefault;
+            new (self) PyNode(std::move(options));
+          },
+          nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
+          "spin_us"_a, "network"_a = true, "rdma_transports"_a = "", "prefault"_a = false)
       .def("endpoints", &PyNode::endpoints)
       .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
       .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })
-      .def("evict",
-           [](const PyNode& self, uint64_t bytes) {
-             Node& node = self.node();
-             const nb::gil_scoped_release released;
-             return node.evict(bytes);
-           },
-           "bytes"_a)
+      .def(
+          "evict",
+          [](const PyNode& self, uint64_t bytes) {
+            Node& node = self.node();
+            const nb::gil_scoped_release released;
+            return node.evict(bytes);
+          },
+          "bytes"_a)
       .def("stop", &PyNode::stop);
 }
 

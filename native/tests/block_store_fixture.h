@@ -88,9 +88,7 @@ struct StoreFixture {
     store.touch({&key, 1}, store.next_stamp(), 0, ttl_ms, {&status, 1});
     return status;
   }
-  uint32_t match(uint64_t first, size_t count) {
-    return store.match(keys_from(first, count), store.next_stamp(), 0);
-  }
+  uint32_t match(uint64_t first, size_t count) { return store.match(keys_from(first, count), store.next_stamp(), 0); }
 
   static uint32_t crc_of(uint64_t number) { return static_cast<uint32_t>(mixed(~number)); }
 

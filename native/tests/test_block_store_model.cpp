@@ -36,13 +36,20 @@ class Model {
   void step() {
     hoarding_ = steps_++ % 1000 >= 600;
     const uint64_t verb = pick(12);
-    if (verb < 4) put();
-    else if (verb < 6) acquire();
-    else if (verb < 8) hoarding_ ? acquire() : release();
-    else if (verb == 8) touch();
-    else if (verb == 9) erase();
-    else if (verb == 10) upkeep();
-    else match();
+    if (verb < 4)
+      put();
+    else if (verb < 6)
+      acquire();
+    else if (verb < 8)
+      hoarding_ ? acquire() : release();
+    else if (verb == 8)
+      touch();
+    else if (verb == 9)
+      erase();
+    else if (verb == 10)
+      upkeep();
+    else
+      match();
     find_evicted();
     CHECK(fixture_.store.stats().used_bytes <= fixture_.store.stats().capacity_bytes);
   }

@@ -34,10 +34,14 @@ class Worker {
   void run() {
     for (uint32_t step = 0; step < kStepsPerThread; ++step) {
       const uint64_t verb = random_() % 20;
-      if (verb < 8) read_chain();
-      else if (verb < 14) put_chain();
-      else if (verb < 16) release_some(4);
-      else upkeep(verb);
+      if (verb < 8)
+        read_chain();
+      else if (verb < 14)
+        put_chain();
+      else if (verb < 16)
+        release_some(4);
+      else
+        upkeep(verb);
     }
     release_some(held_.size());
   }
@@ -70,8 +74,7 @@ class Worker {
 
   void verify(const Held& held) {
     const std::byte* bytes = shared_.fixture.arena.data() + held.lease.offset;
-    bool right = held.lease.length == words_of(held.number) * 8 &&
-                 held.lease.crc == StoreFixture::crc_of(held.number);
+    bool right = held.lease.length == words_of(held.number) * 8 && held.lease.crc == StoreFixture::crc_of(held.number);
     for (size_t word = 0; right && word < words_of(held.number); ++word) {
       uint64_t value;
       std::memcpy(&value, bytes + word * 8, 8);

@@ -83,7 +83,7 @@ class LifeOfBlocks(ContractBase):
     def test_what_is_missing_leaves_the_others_readable(self, store, keys):
         names = keys(6)
         contents = blocks(names, SIZE)
-        assert store.put(names[::2], contents[::2]).all_ok
+        assert store.put(names[[0, 2, 4]], contents[::2]).all_ok
         buffers = np.zeros((6, SIZE), np.uint8)
         got = store.get(names, buffers)
         assert got.status.tolist() == got.cause.tolist() == [Status.OK, Status.MISS] * 3

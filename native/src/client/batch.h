@@ -52,8 +52,8 @@ struct Batch {
   // Results, valid once `done`.
   std::vector<Status> statuses;
   uint32_t matched = 0;
-  std::vector<std::span<const std::byte>> views;               // borrow: one for each key, empty where not kOk
-  std::vector<std::shared_ptr<BorrowedBlocks>> borrowed;       // borrow: what keeps the views valid
+  std::vector<std::span<const std::byte>> views;          // borrow: one for each key, empty where not kOk
+  std::vector<std::shared_ptr<BorrowedBlocks>> borrowed;  // borrow: what keeps the views valid
 
   uint32_t transfers_open = 0;  // parts of the batch still under way
   uint64_t ticket = 0;          // 0: somebody waits for it; otherwise it goes to the completion queue

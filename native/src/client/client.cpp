@@ -17,10 +17,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr int kSleepMsMax = 10;                // some event descriptors miss an event now and then
-constexpr milliseconds kHousekeepingMs{100};   // how often an idle session is looked at
-constexpr milliseconds kTakeOverMs{5};         // a waiting thread looks for a free driver's seat at least so often
-constexpr uint64_t kAliveLookNs = 1'000'000;   // how often a busy driver looks at deadlines and sockets
+constexpr int kSleepMsMax = 10;               // some event descriptors miss an event now and then
+constexpr milliseconds kHousekeepingMs{100};  // how often an idle session is looked at
+constexpr milliseconds kTakeOverMs{5};        // a waiting thread looks for a free driver's seat at least so often
+constexpr uint64_t kAliveLookNs = 1'000'000;  // how often a busy driver looks at deadlines and sockets
 
 UcxProfile profile_of(const LaneTarget& target) {
   const std::string device = net_device_of(target.host);
@@ -58,8 +58,11 @@ Client::~Client() {
 // ---- session
 
 std::unique_ptr<Lane> Client::open_lane(const LaneTarget& target, uint64_t deadline_ns) {
-  const LaneEnvironment environment{clock_,    counters_, next_request_id_,
-                                    releases_, options_.max_block_bytes,
+  const LaneEnvironment environment{clock_,
+                                    counters_,
+                                    next_request_id_,
+                                    releases_,
+                                    options_.max_block_bytes,
                                     [this](const std::shared_ptr<Batch>& batch) { on_done(batch); }};
   if (target.lane == "mapped") {
     return std::make_unique<MappedLane>(environment, target.socket_path, target.token, deadline_ns);

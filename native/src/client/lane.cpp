@@ -5,7 +5,7 @@
 namespace kvstore {
 namespace {
 
-constexpr uint64_t kPingNs = 250'000'000;      // silence after which a node that owes an answer is asked
+constexpr uint64_t kPingNs = 250'000'000;       // silence after which a node that owes an answer is asked
 constexpr uint64_t kSilenceNs = 2'000'000'000;  // silence after which it is lost
 
 }  // namespace
@@ -20,8 +20,8 @@ void Lane::start(const std::shared_ptr<Batch>& batch) {
   // The end of the chain goes first: the node's stamps then leave the beginning the most recently used.
   for (uint32_t part = batch->transfers_open; part-- > 0;) {
     const uint32_t first = part * kKeysMax;
-    const auto transfer = std::make_shared<Transfer>(batch, environment_.next_request_id++, first,
-                                                     std::min(kKeysMax, keys - first));
+    const auto transfer =
+        std::make_shared<Transfer>(batch, environment_.next_request_id++, first, std::min(kKeysMax, keys - first));
     pending_.emplace(transfer->id, transfer);
     send_frame(transfer->request_frame());
   }

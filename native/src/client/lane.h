@@ -139,7 +139,7 @@ class Lane {
   std::unordered_map<uint64_t, TransferPtr> pending_;
   std::deque<TransferPtr> sending_;  // puts with bytes to hand over
   uint64_t next_deadline_ns_ = UINT64_MAX;
-  uint64_t heard_ns_ = 0;          // when the node last said anything
+  uint64_t heard_ns_ = 0;            // when the node last said anything
   uint64_t expecting_since_ns_ = 0;  // since when an answer is owed; 0: none is
   uint64_t pinged_ns_ = 0;
 };

@@ -95,8 +95,8 @@ bool MappedLane::flush_outbox() {
 }
 
 void MappedLane::ring_node() {
-  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set, or
-  // the sleeper sees what was pushed before.
+  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set,
+  // or the sleeper sees what was pushed before.
   if (segment_->header().node_sleeping.exchange(0) != 0) socket_.ring();
 }
 
@@ -195,8 +195,7 @@ void MappedLane::read_block(Transfer& transfer, uint32_t index) {
 
 void MappedLane::end_get(const TransferPtr& transfer) {
   if (transfer->batch->verb == Verb::kBorrow) {
-    transfer->batch->borrowed.push_back(
-        std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id));
+    transfer->batch->borrowed.push_back(std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id));
   } else {
     send_bare(FrameKind::kRelease, transfer->id);
   }

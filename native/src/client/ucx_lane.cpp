@@ -109,11 +109,11 @@ Lane::TransferPtr UcxLane::receiver_of(const ChunkHeader& chunk) {
     ++environment_.counters.late_chunks;
     return nullptr;
   }
-  const bool fits = transfer->wants_bytes() && chunk.block < transfer->key_count &&
-                    chunk.block_length <= environment_.max_block_bytes &&
-                    (transfer->batch->verb == Verb::kBorrow ||
-                     transfer->block(chunk.block).bytes == chunk.block_length) &&
-                    uint64_t{transfer->progress[chunk.block].bytes} + chunk.bytes <= chunk.block_length;
+  const bool fits =
+      transfer->wants_bytes() && chunk.block < transfer->key_count &&
+      chunk.block_length <= environment_.max_block_bytes &&
+      (transfer->batch->verb == Verb::kBorrow || transfer->block(chunk.block).bytes == chunk.block_length) &&
+      uint64_t{transfer->progress[chunk.block].bytes} + chunk.bytes <= chunk.block_length;
   if (fits) return transfer;
   lost_ = true;  // bytes that were not asked for
   return nullptr;
@@ -233,7 +233,8 @@ void UcxLane::on_placed(UcxEndpoint&, ByteView header, bool received_all) {
   received(transfer, chunk, crc);
 }
 
-// Memory that UCX may still write to is not handed back: the connection is closed under it first, which ends the receives.
+// Memory that UCX may still write to is not handed back: the connection is closed under it first, which ends the
+// receives.
 void UcxLane::abandon(Transfer& transfer) {
   receiving_.erase(transfer.id);
   if (transfer.placements_in_flight == 0) return;

@@ -51,7 +51,7 @@ class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
 
   bool greeted_ = false;
   UcxEndpoint* endpoint_ = nullptr;
-  std::unordered_map<uint64_t, Sending> in_flight_;  // by cookie
+  std::unordered_map<uint64_t, Sending> in_flight_;                                // by cookie
   std::unordered_map<uint64_t, std::unique_ptr<class ReceivedBlocks>> receiving_;  // borrows, by request
   std::map<std::pair<uint64_t, uint32_t>, Bytes> scattered_;  // rendezvous into scattered buffers, by request and block
   uint64_t next_cookie_ = 1;

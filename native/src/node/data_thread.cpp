@@ -81,7 +81,9 @@ void DataThread::watch(int fd, uint64_t tag) const {
   KVSTORE_ASSERT(epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0);
 }
 
-void DataThread::start() { thread_ = std::thread([this] { run(); }); }
+void DataThread::start() {
+  thread_ = std::thread([this] { run(); });
+}
 
 void DataThread::stop() {
   stopping_ = true;

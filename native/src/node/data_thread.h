@@ -1,5 +1,5 @@
-// One thread of the data plane with its own UCX worker, its own Unix socket and its own sessions. It spins while there is
-// work, then arms every source of events and blocks, at most a few milliseconds.
+// One thread of the data plane with its own UCX worker, its own Unix socket and its own sessions. It spins while there
+// is work, then arms every source of events and blocks, at most a few milliseconds.
 #pragma once
 
 #include <atomic>

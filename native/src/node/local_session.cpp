@@ -97,8 +97,8 @@ void LocalSession::flush_backlog() {
 }
 
 void LocalSession::ring_client() {
-  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set, or
-  // the sleeper sees what was pushed before.
+  // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set,
+  // or the sleeper sees what was pushed before.
   if (segment_->header().client_sleeping.exchange(0) != 0) socket_.ring();
 }
 

@@ -40,7 +40,7 @@ class LocalSession final : public Session {
   void flush_backlog();
   void ring_client();
 
-  static constexpr size_t kFramesAPoll = 16;       // then other sessions have their turn
+  static constexpr size_t kFramesAPoll = 16;         // then other sessions have their turn
   static constexpr size_t kBacklogFramesMax = 8192;  // answers that wait for room in the ring
 
   LocalSocket socket_;

@@ -19,10 +19,10 @@ struct NodeOptions {
   std::string host = "127.0.0.1";  // numeric address that the network lanes listen on
   uint16_t data_port = 0;          // 0: free ports; otherwise thread i listens on data_port + i
   uint32_t threads = 1;
-  std::string runtime_dir;  // existing private directory for the Unix sockets
-  uint32_t spin_us = 200;   // how long a data thread spins after the last work before it blocks
-  bool prefault = false;    // touch all memory before the first client
-  bool network = true;      // false: same-host channel only (embedded mode)
+  std::string runtime_dir;      // existing private directory for the Unix sockets
+  uint32_t spin_us = 200;       // how long a data thread spins after the last work before it blocks
+  bool prefault = false;        // touch all memory before the first client
+  bool network = true;          // false: same-host channel only (embedded mode)
   std::string rdma_transports;  // UCX transports of a second listener with rendezvous, such as "rc,ud,self"; "": none
 };
 

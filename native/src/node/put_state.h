@@ -14,9 +14,9 @@ namespace kvstore {
 struct PutBlock {
   Reservation reservation;
   Status status = Status::kInvalid;
-  bool open = false;            // reserved, bytes still expected
+  bool open = false;  // reserved, bytes still expected
   uint32_t received_bytes = 0;
-  uint32_t crc = 0;             // of the pieces so far, each shifted to its place
+  uint32_t crc = 0;  // of the pieces so far, each shifted to its place
 
   // The checksum of a whole is the exclusive or of its pieces' checksums, each moved past what follows it.
   void add_piece(const ChunkHeader& chunk) {

@@ -127,8 +127,8 @@ void Session::refuse(const Request& request, Status status) {
 // ---- reading
 
 void Session::on_get(Request request) {
-  const bool may_wait = request.wait_ms > 0 && parked_.size() < kRequestsOpenMax &&
-                        !parked_.contains(request.header.request_id);
+  const bool may_wait =
+      request.wait_ms > 0 && parked_.size() < kRequestsOpenMax && !parked_.contains(request.header.request_id);
   if (!may_wait || all_visible(request)) return serve_get(request);
   const uint64_t request_id = request.header.request_id;
   const uint64_t wait_ns = uint64_t{std::min(request.wait_ms, kTimeoutMsMax)} * 1'000'000;
@@ -210,16 +210,23 @@ void Session::on_report(const Request& request) {
       context_.store.count_conflict();
     } else {
       ++context_.counters.checksum_errors;
-      // Believe nobody: only a block that is wrong in our own memory leaves the store.
-      Lease lease;
-      Status status = Status::kMiss;
-      context_.store.acquire({&request.keys[i], 1}, context_.store.next_stamp(), 0, {&lease, 1}, {&status, 1});
-      if (status != Status::kOk) continue;
-      const bool wrong = crc32c(context_.arena.data() + lease.offset, lease.length) != lease.crc;
-      if (wrong) context_.store.quarantine(request.keys[i], lease.crc);
-      context_.store.release(lease);
+      examine(request.keys[i], request.values[i]);
     }
   }
+}
+
+// A reader found wrong bytes. Believe nobody: only a block that is wrong in our own memory leaves the store.
+void Session::examine(const Key& key, uint32_t crc) {
+  BlockStore& store = context_.store;
+  BlockInfo info;
+  if (!store.find(key, &info) || info.crc != crc) return;
+  Lease lease;
+  Status status = Status::kMiss;
+  store.acquire({&key, 1}, store.next_stamp(), 0, {&lease, 1}, {&status, 1});
+  if (status != Status::kOk) return;
+  const bool wrong = crc32c(context_.arena.data() + lease.offset, lease.length) != lease.crc;
+  if (wrong) store.quarantine(key, lease.crc);
+  store.release(lease);
 }
 
 // ---- writing

@@ -75,6 +75,7 @@ class Session {
   void on_match(const Request& request);
   void on_status_verb(const Request& request);
   void on_report(const Request& request);
+  void examine(const Key& key, uint32_t crc);
   void on_cancel(uint64_t request_id);
   PutBlock* open_block(const ChunkHeader& chunk, PutState** put);
   void finish_piece(PutState& put, PutBlock& block, const ChunkHeader& chunk, bool intact);

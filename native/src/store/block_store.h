@@ -94,8 +94,7 @@ class BlockStore {
 
   // Upkeep. `touch` also sets a new expiry unless ttl_ms is kKeepExpiry. statuses: kOk or kMiss.
   static constexpr uint64_t kKeepExpiry = UINT64_MAX;
-  void touch(std::span<const Key> keys, Stamp stamp, uint32_t first_depth, uint64_t ttl_ms,
-             std::span<Status> statuses);
+  void touch(std::span<const Key> keys, Stamp stamp, uint32_t first_depth, uint64_t ttl_ms, std::span<Status> statuses);
   void erase(std::span<const Key> keys, std::span<Status> statuses);
   void quarantine(const Key& key, uint32_t crc);  // bytes found wrong: remove the block if it still has this checksum
   uint64_t evict(uint64_t bytes);                 // frees at least `bytes` if it can; returns the bytes freed

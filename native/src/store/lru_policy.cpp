@@ -235,8 +235,7 @@ bool LruPolicy::consistent() const {
     blocks += in_group;
     previous = group;
   }
-  return youngest_ == previous && blocks == size_ && groups == groups_by_stamp_.size() &&
-         groups_by_stamp_.consistent();
+  return youngest_ == previous && blocks == size_ && groups == groups_by_stamp_.size() && groups_by_stamp_.consistent();
 }
 
 }  // namespace

@@ -36,10 +36,8 @@ using Settings = std::vector<std::pair<const char*, std::string>>;
 
 Settings settings_of(const UcxProfile& profile) {
   Settings settings{
-      {"TLS", profile.transports},
-      {"SOCKADDR_TLS_PRIORITY", profile.rendezvous ? "rdmacm,tcp" : "tcp"},
-      {"KEEPALIVE_INTERVAL", "1s"},
-      {"MM_ERROR_HANDLING", "y"},
+      {"TLS", profile.transports},  {"SOCKADDR_TLS_PRIORITY", profile.rendezvous ? "rdmacm,tcp" : "tcp"},
+      {"KEEPALIVE_INTERVAL", "1s"}, {"MM_ERROR_HANDLING", "y"},
       {"MEMTYPE_CACHE", "n"},
   };
   if (!profile.net_device.empty()) settings.emplace_back("NET_DEVICES", profile.net_device);
@@ -74,8 +72,8 @@ std::string net_device_of(const std::string& host) {
   const int fd = socket(address.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return "";
   SocketAddress local;
-  const bool routed = connect(fd, address.get(), address.length()) == 0 &&
-                      getsockname(fd, local.get(), local.length_out()) == 0;
+  const bool routed =
+      connect(fd, address.get(), address.length()) == 0 && getsockname(fd, local.get(), local.length_out()) == 0;
   close(fd);
   if (!routed) return "";
 
@@ -122,8 +120,6 @@ std::string ucx_version() {
   return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
 }
 
-std::string ucx_error(const std::string& what, ucs_status_t status) {
-  return what + ": " + ucs_status_string(status);
-}
+std::string ucx_error(const std::string& what, ucs_status_t status) { return what + ": " + ucs_status_string(status); }
 
 }  // namespace kvstore

@@ -38,7 +38,8 @@ struct Reply {
 [[nodiscard]] std::optional<Reply> decode_reply(ByteView frame);
 [[nodiscard]] std::optional<ChunkHeader> decode_chunk_header(ByteView header, size_t payload_bytes);
 
-// Each returns a whole frame. `header` carries kind, request_id, timeout_ms and first_depth; count and body_bytes are set here.
+// Each returns a whole frame. `header` carries kind, request_id, timeout_ms and first_depth; count and body_bytes are
+// set here.
 [[nodiscard]] Bytes encode_hello(std::span<const std::byte, kTokenBytes> token);
 [[nodiscard]] Bytes encode_bare(FrameHeader header);  // kRelease, kPing, kCancel, kPong; kMatchReply keeps its count
 [[nodiscard]] Bytes encode_keys(FrameHeader header, std::span<const Key> keys);  // kMatch, kExists, kDelete

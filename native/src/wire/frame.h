@@ -16,8 +16,8 @@ inline constexpr uint16_t kFrameMagic = 0x564B;  // "KV"
 inline constexpr uint8_t kWireVersion = 1;
 
 inline constexpr uint32_t kTokenBytes = 32;
-inline constexpr uint32_t kKeysMax = 1024;           // in one frame; a larger batch is several frames
-inline constexpr uint32_t kFrameBytesMax = 60'000;   // header and body; fits one eager message on every lane
+inline constexpr uint32_t kKeysMax = 1024;          // in one frame; a larger batch is several frames
+inline constexpr uint32_t kFrameBytesMax = 60'000;  // header and body; fits one eager message on every lane
 inline constexpr uint64_t kBlockBytesLimit = 64ull << 20;
 
 enum class FrameKind : uint8_t {
