@@ -40,9 +40,11 @@ class Node:
         rdma_transports: str = "",
         prefault: bool = False,
     ) -> None: ...
-    def endpoints(self) -> list[tuple[int, int, str]]:
-        """(port of the UCX listener, or 0 without network; port of the RDMA one, or 0; path of the Unix socket), one
-        for each data thread."""
+    def endpoints(self) -> list[tuple[int, bytes, bytes, str]]:
+        """(TCP port, UCX address, UCX address of the RDMA lane, path of the Unix socket) of each data thread.
+
+        The port is 0 without network; the addresses are empty where there is no such lane.
+        """
     def grant(self, token: bytes, verbs: int, ttl_ms: int) -> None:
         """Accepts `token` (32 bytes) as the first data-plane message of a session that starts within `ttl_ms`.
 
@@ -59,8 +61,11 @@ class Client:
     operation then ends at once with status UNAVAILABLE, until `attach` succeeds."""
 
     def __init__(self, *, spin_us: int, max_block_bytes: int) -> None: ...
-    def attach(self, *, lane: str, host: str, port: int, socket: str, token: bytes, timeout_ms: int) -> str:
-        """Opens a session over `lane`: "mapped" (same host, through `socket`), "shm" or "tcp" (UCX to host:port).
+    def attach(
+        self, *, lane: str, host: str, address: bytes, socket: str, token: bytes, timeout_ms: int
+    ) -> str:
+        """Opens a session over `lane`: "mapped" (same host, through `socket`), or over UCX, "shm", "tcp", "rdma" or
+        "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric).
 
         Returns what was really chosen: "mapped", or the UCX transports, such as "tcp/lo" or "posix/memory cma/memory".
         Replaces a session that was lost. Raises `ConnectionError` or `TimeoutError`.

@@ -1,7 +1,7 @@
 """The transformers connector with real models, real caches and the embedded store."""
 
-import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ import kvstore  # noqa: E402
 from kvstore.connectors import transformers as connector_module  # noqa: E402
 from kvstore.connectors.transformers import TransformersConnector, namespace_for  # noqa: E402
 from kvstore.errors import InvalidArgumentError, UnsupportedError  # noqa: E402
-from tests.node_process import NodeProcess  # noqa: E402
+from tests.node_process import wait_until  # noqa: E402
+from tests.support.node import Node  # noqa: E402
+from tests.support.processes import state  # noqa: E402
 
 BLOCK = 16
 TOKENS = [(7 * i * i + 3 * i) % 256 for i in range(10 * BLOCK + 5)]
@@ -305,7 +307,7 @@ def test_tokens_that_are_none_are_refused(store, model):
 
 @pytest.fixture
 def node(tmp_path):
-    with NodeProcess(tmp_path) as node:
+    with Node(tmp_path) as node:
         yield node
 
 
@@ -319,14 +321,24 @@ def test_prefix_travels_between_clients_of_a_node(node, model):
     assert same_kv(loaded.cache, cache, BOUNDARY)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_lost_node_means_an_empty_prefix_and_no_exception(node, model, number):
+def kill(node):
+    node.kill()
+
+
+def freeze(node):
+    node.freeze()
+    threads = [int(task.name) for task in Path(f"/proc/{node.pid}/task").iterdir()]
+    wait_until(lambda: all(state(thread) == "T" for thread in threads), "every thread of the node stands still")
+
+
+@pytest.mark.parametrize("lose", [kill, freeze])
+def test_lost_node_means_an_empty_prefix_and_no_exception(node, model, lose):
     with kvstore.connect(node.url, timeout_ms=500) as store:
         connector = TransformersConnector(store, model, revision="r")
         _, cache = prefill(model, TOKENS)
         assert connector.save_prefix(cache, TOKENS).complete
         assert connector.load_prefix(TOKENS).tokens == BOUNDARY
-        node.signal(number)
+        lose(node)
         started = time.monotonic()
         loaded = connector.load_prefix(TOKENS)
         assert (loaded.tokens, loaded.cache.get_seq_length()) == (0, 0)

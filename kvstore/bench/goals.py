@@ -63,7 +63,7 @@ def _points(results: Results, lane: str, verb: str, block_bytes: int, depth: int
 
 def _ratio(results: Results, name: str, points: Sequence[Point], *, wanted: float, note: str = "") -> Goal:
     ratios = {point.depth: results.figure(point).ratio or 0.0 for point in points}
-    measured = ", ".join(f"{ratio:.2f} (depth {depth})" for depth, ratio in ratios.items())
+    measured = "depth " + ", ".join(f"{depth}: {ratio:.2f}" for depth, ratio in ratios.items()) if ratios else ""
     return Goal(name, f"≥ {wanted}", measured, min(ratios.values()) >= wanted if ratios else None, note)
 
 
@@ -85,14 +85,14 @@ def _ratio_to_socket(results: Results, *, block_bytes: int, wanted: float, depth
 def _match(results: Results) -> Goal:
     points = {lane: Point(lane, "match", 0, MATCH_KEYS) for lane in LANES}
     p50_us = {lane: results.figure(point).p50_s * 1e6 for lane, point in points.items() if results.has(point)}
-    measured = ", ".join(f"{value:.0f} µs over {lane}" for lane, value in p50_us.items())
+    measured = ", ".join(f"{lane} {value:.0f} µs" for lane, value in p50_us.items())
     reached = max(p50_us.values()) <= _MATCH_US_MAX if p50_us else None
     return Goal(f"match of {MATCH_KEYS:,} keys, p50", f"≤ {_MATCH_US_MAX:.0f} µs", measured, reached)
 
 
 def _python(costs: Mapping[str, PythonCost]) -> Goal:
     measured = "\n".join(
-        f"{cost.batch_us:.1f} µs a call + {cost.block_us:.2f} µs a block: {verb}" for verb, cost in costs.items()
+        f"{verb} {cost.batch_us:.1f} µs a call + {cost.block_us:.2f} µs a block" for verb, cost in costs.items()
     )
     reached = all(cost.batch_us <= _BATCH_US_MAX and cost.block_us <= _BLOCK_US_MAX for cost in costs.values())
     wanted = f"≤ {_BATCH_US_MAX:.0f} µs a call + {_BLOCK_US_MAX} µs a block"
@@ -104,13 +104,13 @@ def _memory(memory: NodeMemory) -> Goal:
         "node memory besides blocks",
         f"≤ {format_bytes(_NODE_BYTES_MAX)} + {_NODE_BYTES_A_BLOCK_MAX} B a block",
     )
-    note = f"index as the node counts it: {memory.index_bytes / memory.blocks:.0f} B a block"
+    note = f"index, as the node counts it: {memory.index_bytes / memory.blocks:.0f} B a block"
     if memory.empty is None or memory.full is None:
         return Goal(name, wanted, "", None, note)
     measured = (
         f"{_mebibytes(memory.empty.total_bytes)} + {memory.block_bytes:.0f} B a block, at {memory.blocks:,} blocks"
     )
-    note = f"{_mebibytes(memory.empty.file_bytes)} of it are pages of programs and libraries\n{note}"
+    note = f"of which programs and libraries: {_mebibytes(memory.empty.file_bytes)}\n{note}"
     budget_bytes = _NODE_BYTES_MAX + _NODE_BYTES_A_BLOCK_MAX * memory.blocks
     return Goal(name, wanted, measured, memory.full.total_bytes <= budget_bytes, note)
 

@@ -20,10 +20,14 @@ _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class CpuMeter:
-    """CPU that neither this process nor `node_pid` used; what the hypervisor took away counts, too."""
+    """CPU that neither this process nor `node_pid` used; what the hypervisor took away counts, too.
 
-    def __init__(self, node_pid: int) -> None:
-        self._node_stat = Path(f"/proc/{node_pid}/stat")
+    `proc` is where the kernel tells: proc(5).
+    """
+
+    def __init__(self, node_pid: int, proc: Path = Path("/proc")) -> None:
+        self._machine_stat = proc / "stat"
+        self._node_stat = proc / str(node_pid) / "stat"
         self.restart()
 
     def restart(self) -> None:
@@ -37,17 +41,18 @@ class CpuMeter:
         return max(0.0, (self._others_so_far_s() - self._others_s) / elapsed_s)
 
     def _others_so_far_s(self) -> float:
-        return _machine_busy_s() - time.process_time() - _process_busy_s(self._node_stat)
+        return _machine_busy_s(self._machine_stat) - time.process_time() - _process_busy_s(self._node_stat)
 
 
-def _machine_busy_s() -> float:
+def _machine_busy_s(stat: Path) -> float:
     """Of the fields of the first line, idle and iowait are no work, and guest time is counted in user time already."""
-    with open("/proc/stat", encoding="ascii") as stat:
-        user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, stat.readline().split()[1:9])
+    with stat.open(encoding="ascii") as lines:
+        user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, lines.readline().split()[1:9])
     return (user + nice + system + interrupt + soft_interrupt + stolen) / _TICKS_A_SECOND
 
 
 def _process_busy_s(stat: Path) -> float:
+    """User and system time of all its threads. Its name, in parentheses, may hold anything."""
     fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 

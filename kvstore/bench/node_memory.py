@@ -49,9 +49,9 @@ class Resident:
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """A node without blocks, and with `blocks` of them. `index_bytes` is what the node itself counts for these.
+    """A node with `blocks` blocks, for which it counts `index_bytes` itself.
 
-    `empty` and `full` are None where the process cannot be looked into.
+    `empty` and `full` are the process without blocks and with these; None where it cannot be looked into.
     """
 
     blocks: int

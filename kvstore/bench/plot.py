@@ -158,7 +158,7 @@ def _draw_latency(axes: Any, report: BenchReport, verb: str) -> None:
     sizes = [size for size in sorted(report.settings.block_bytes) if size <= _SMALL_BYTES_MAX]
     sizes = sizes or [min(report.settings.block_bytes)]
     blocks = "one block" if depth == 1 else f"{depth} blocks"
-    _style(axes, f"{verb}, latency", f"{blocks} in one call, p50; less is better")
+    _style(axes, f"{verb}, latency", f"{blocks} in a call, p50")
     shown = [name for name in _BARS if name in report.lanes or _LINES[name].is_bound]
     width = 0.8 / len(shown)
     for number, name in enumerate(shown):

@@ -125,7 +125,7 @@ def _measure_memory(node: MeasuredNode, client: Client, working_set: WorkingSet)
     assert counters is not None, "a node that has just taken blocks answers"
     full = None if node.pid is None else Resident.of_process(node.pid)
     blocks.delete(client)
-    return NodeMemory(len(blocks.keys), counters["index_bytes"], empty, full)
+    return NodeMemory(counters["blocks"], counters["index_bytes"], empty, full)
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def _baseline(settings: BenchSettings, node: MeasuredNode) -> dict[str, str]:
         "UCX": "{}.{}.{}, {}".format(*library.version, library.origin),
         "Node": served if node.pid is not None else f"{settings.url}, not started by this run",
         "Client": f"one Python thread, polls for {spin_us} µs, then sleeps",
-        "Plain socket": "C++, TCP over loopback, TCP_NODELAY, one writev a block, blocking, one thread a side",
-        "Copies": "C++, one thread: memcpy of the C library, and with non-temporal stores (nt copy)",
+        "Plain socket": "C++, loopback, TCP_NODELAY, a writev a block, blocking, one thread a side",
+        "Copies": "C++, one thread: memcpy, and with non-temporal stores (nt copy)",
         "Working set": f"{format_bytes(settings.working_set_bytes)} on either side, touched, used in turn",
     }

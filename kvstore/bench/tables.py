@@ -23,6 +23,7 @@ __all__ = ["ReportPage"]
 
 _COLUMNS: Final = 100
 _NOISY_MARK: Final = "~"
+_NOT_MEASURED: Final = "not measured"
 _FRAME: Final = box.Box("╭──╮\n│  │\n├──┤\n│  │\n├──┤\n├──┤\n│  │\n╰──╯\n")
 _BOUND_NAMES: Final[Mapping[str, str]] = {
     **dict.fromkeys(SOCKETS, "socket"),
@@ -161,12 +162,7 @@ def _microseconds(figure: Figure) -> str:
 
 
 def _goals_table(goals: Sequence[Goal]) -> Table:
-    columns = (
-        Column("Goal", width=30),
-        Column(width=3),
-        Column("Measured", ratio=1),
-        Column(justify="right", width=13),
-    )
+    columns = (Column("Goal", width=32), Column(width=2), Column("Measured", ratio=1), _right("", len(_NOT_MEASURED)))
     table = _table(*columns, title="goals")
     for goal in goals:
         wanted = Text.assemble((goal.name, "bold"), (f"\n{goal.wanted}", "dim"))
@@ -178,7 +174,7 @@ def _goals_table(goals: Sequence[Goal]) -> Table:
 
 def _verdict(goal: Goal) -> Text:
     if goal.reached is None:
-        return Text("not measured", "dim")
+        return Text(_NOT_MEASURED, "dim")
     return Text("reached", "bold green") if goal.reached else Text("missed", "bold red")
 
 

@@ -58,7 +58,7 @@ def bench(
         "working_set_bytes": parse_bytes(working_set) if working_set else None,
     }
     preset = BenchSettings.quick(url=url) if quick else BenchSettings(url=url)
-    settings = dataclasses.replace(preset, **{name: value for name, value in chosen.items() if value})
+    settings = dataclasses.replace(preset, **{name: value for name, value in chosen.items() if value not in (None, [])})
     # Not after five minutes of measuring.
     for file in (json_file, plot_file):
         if file is not None and not file.parent.is_dir():
@@ -68,7 +68,8 @@ def bench(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _COLUMNS
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     with _progress_bar(console) as on_progress:
         report = run_bench(settings, on_progress)
     console.print(ReportPage(report))

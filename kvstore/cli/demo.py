@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import importlib.util
 import os
 import signal
@@ -26,6 +27,15 @@ _THREADS_MOST = 8
 _COLUMNS_MOST = 100
 
 
+class Lane(enum.Enum):
+    """The choices of `--lane`, as `kvstore.connect` takes them."""
+
+    AUTO = "auto"
+    MAPPED = "mapped"
+    SHM = "shm"
+    TCP = "tcp"
+
+
 @app.command()
 def demo(
     tokens: Annotated[
@@ -37,7 +47,7 @@ def demo(
     threads: Annotated[
         int, typer.Option(min=0, max=256, help="Threads of each engine; 0 takes the cores of this machine, at most 8.")
     ] = 0,
-    lane: Annotated[str, typer.Option(help="How the bytes travel: auto, mapped, shm or tcp.")] = "auto",
+    lane: Annotated[Lane, typer.Option(help="How the bytes travel; auto takes the best that works.")] = Lane.AUTO,
     memory: Annotated[str, typer.Option(help="Memory of the node.")] = "1GiB",
     timeout_ms: Annotated[
         int, typer.Option(min=1, help="Deadline of each operation of the store, milliseconds.")
@@ -55,7 +65,7 @@ def demo(
         block_size=block_size,
         seed=seed,
         threads=threads or min(_THREADS_MOST, len(os.sched_getaffinity(0))),
-        lane=lane,
+        lane=lane.value,
         memory=memory,
         timeout_ms=timeout_ms,
     )

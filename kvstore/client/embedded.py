@@ -56,9 +56,9 @@ class EmbeddedSession(Session):
         self._node.grant(token, ALL_VERBS, node_config.capability_ttl_ms)
         return self.native.attach(
             lane=self.lane,
-            host="",
-            port=0,
-            socket=self._node.endpoints()[0][2],
+            host="127.0.0.1",
+            address=b"",
+            socket=self._node.endpoints()[0][3],
             token=token,
             timeout_ms=config.connect_timeout_ms,
         )

@@ -112,8 +112,7 @@ class NodeSession(Session):
         hello = self._control.hello(
             client_version=__version__, wire_version=native().WIRE_VERSION, timeout_ms=deadline.left_ms()
         )
-        hosts = [hello.data_host] if hello.data_host else self._address.numeric_hosts()
-        attachment = lanes.attach(self.native, self._config.lane, hello, hosts, deadline)
+        attachment = lanes.attach(self.native, self._config.lane, hello, self._address.numeric_hosts(), deadline)
         self.lane, self.endpoint = attachment.lane, attachment.endpoint
 
     def _stay_attached(self) -> None:

@@ -1,9 +1,9 @@
 """Hugging Face transformers: a prefix's `DynamicCache` into the store and, in any other process, out of it again.
 
     connector = TransformersConnector(store, model, revision="2f1c")
-    loaded = connector.load_prefix(tokens)                    # always usable, perhaps empty
-    output = model(tokens[loaded.tokens :], past_key_values=loaded.cache)
-    connector.save_prefix(loaded.cache, tokens)               # stores what the node does not have yet
+    loaded = connector.load_prefix(ids)  # of shape (1, n); the cache is always usable, perhaps empty
+    output = model(ids[:, loaded.tokens :], past_key_values=loaded.cache)
+    connector.save_prefix(loaded.cache, ids)  # what the node does not have yet
 
 Only whole blocks travel. Python handles two tensors a layer, never a block: one strided copy a tensor packs blocks into
 a window of bounded size, or unpacks them, and the native client moves that window.
@@ -369,8 +369,8 @@ def _pairs(layers: Layers, window: torch.Tensor, first_token: int) -> Iterator[t
 
 def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
     if target.is_cpu and source.is_cpu:
-        # One thread copies about as fast as memory is. Torch would use all of them for each tensor, and on a busy machine
-        # they spend many times that waiting for one another.
+        # One thread is about as fast as memory. Torch takes them all for each tensor, and on a busy machine they wait
+        # for one another many times as long as they copy.
         np.copyto(_raw(target), _raw(source))
     else:
         target.detach().copy_(source.detach())

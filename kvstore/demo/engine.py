@@ -40,7 +40,6 @@ class Engine:
         self._report_progress = report_progress
         self._prompt = prompt_tokens(options.prompt_tokens)
         self._model = build_model(options.seed)
-        self._revision = weights_digest(self._model)
         self._answers = 0
         self._work_left = self._work_total = 0
         self._tokens_in_flight = 0
@@ -50,19 +49,13 @@ class Engine:
         self._prefill(self._prompt[:_WARM_UP_TOKENS], DynamicCache(config=self._model.config))
         self._store = kvstore.connect(options.store, timeout_ms=options.timeout_ms, lane=options.lane)
         self._connector = TransformersConnector(
-            self._store, self._model, revision=self._revision, block_size=options.block_size
+            self._store, self._model, revision=weights_digest(self._model), block_size=options.block_size
         )
 
     def describe(self) -> Ready:
         """Who this is and how it is connected."""
         client = self._store.stats()["client"] or {}
-        return Ready(
-            parameters=self._model.num_parameters(),
-            layers=self._model.config.num_hidden_layers,
-            revision=self._revision,
-            lane=client["lane"],
-            endpoint=client["endpoint"],
-        )
+        return Ready(layers=self._model.config.num_hidden_layers, lane=client["lane"], endpoint=client["endpoint"])
 
     def answer(self, task: Task) -> Answer:
         """Reads the text as `task` says, and continues it."""
@@ -72,9 +65,10 @@ class Engine:
         cache, match_seconds, loaded, saved = DynamicCache(config=self._model.config), 0.0, Transfer(), Transfer()
         if task.use_store:
             cache, match_seconds, loaded = self._load()
-            if task.zero_loaded:
+            if task.zero_loaded and loaded.blocks:
                 for keys, values, *_ in cache:
-                    keys.zero_(), values.zero_()
+                    keys.zero_()
+                    values.zero_()
             boundary = (len(prompt) - 1) // block_size * block_size
             if cache.get_seq_length() < boundary:
                 self._prefill(prompt[cache.get_seq_length() : boundary], cache)

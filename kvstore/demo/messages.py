@@ -14,11 +14,9 @@ __all__ = ["Answer", "Ready", "Task", "Transfer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """An engine has built its model, warmed it up and, if it was given a store, connected."""
+    """An engine has built its model, of so many layers, and is connected over `lane`, by what UCX calls `endpoint`."""
 
-    parameters: int
     layers: int
-    revision: str
     lane: str
     endpoint: str
 

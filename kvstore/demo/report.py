@@ -15,6 +15,8 @@ from kvstore.demo.verdict import Check, Continuation, Sharing, largest_differenc
 
 __all__ = ["show_checks", "show_introduction", "show_last_bits", "show_sharing", "show_verdict"]
 
+_LANES = {"mapped": "the node's memory, mapped into the engine"}
+
 
 def show_introduction(console: Console, *, prompt_tokens: int) -> None:
     """What the three processes are going to do."""
@@ -36,7 +38,7 @@ def show_sharing(console: Console, sharing: Sharing, engine: Ready, *, prompt_to
     block_bytes = loaded.bytes // max(1, loaded.blocks)
     table.add_row("Blocks", f"{loaded.blocks:,}", f"of {block_size} tokens, {format_bytes(block_bytes)} each")
     table.add_row("Bytes", format_bytes(loaded.bytes), f"{loaded.bytes:,}: keys and values of {engine.layers} layers")
-    table.add_row("Lane", engine.lane, engine.endpoint if engine.endpoint != engine.lane else "")
+    table.add_row("Lane", engine.lane, _LANES.get(engine.lane, f"UCX: {engine.endpoint}"))
     table.add_row("Store", *_rates(saved, "packing"))
     table.add_row("Load", *_rates(loaded, "unpacking"), end_section=True)
     table.add_row("First token, cold", f"{cold_s:.2f} s", f"one prefill of all {prompt_tokens:,} tokens")

@@ -28,15 +28,11 @@ _log = logging.getLogger("kvstore.server")
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
-    """Answers for one native node. Sessions are spread over its data threads in turn.
+    """Answers for one native node. Sessions are spread over its data threads in turn."""
 
-    `data_host` is the numeric address of the data threads; empty where clients do best with the one they dialled.
-    """
-
-    def __init__(self, node: _native.Node, config: NodeConfig, data_host: str) -> None:
+    def __init__(self, node: _native.Node, config: NodeConfig) -> None:
         self._node = node
         self._config = config
-        self._data_host = data_host
         self._node_id = new_id()
         self._host_id = host_id()
         self._endpoints = itertools.cycle(node.endpoints())
@@ -57,7 +53,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             )
         token = new_token()
         self._node.grant(token, ALL_VERBS, self._config.capability_ttl_ms)
-        data_port, rdma_port, local_socket = next(self._endpoints)
+        data_port, data_address, rdma_address, local_socket = next(self._endpoints)
         _log.debug("hello from %s, kvstore %s", context.peer(), request.client_version)
         return control_pb2.HelloResponse(
             node_version=__version__,
@@ -65,9 +61,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             node_id=self._node_id,
             capability=token,
             capability_ttl_ms=self._config.capability_ttl_ms,
-            data_host=self._data_host,
+            data_address=data_address,
+            rdma_address=rdma_address,
             data_port=data_port,
-            rdma_port=rdma_port,
             local_socket=local_socket,
             host_id=self._host_id,
             max_block_bytes=self._config.max_block_bytes,

@@ -49,7 +49,7 @@ class NodeServer:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.address = NodeAddress(config.listen_host, config.listen_port)
-        self.endpoints: list[tuple[int, int, str]] = []
+        self.endpoints: list[tuple[int, bytes, bytes, str]] = []
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> NodeServer:
@@ -73,7 +73,7 @@ class NodeServer:
 
     def describe(self) -> str:
         """One line: where it listens and how much memory it has."""
-        ports = " ".join(str(port) for ports in self.endpoints for port in ports[:2] if port)
+        ports = " ".join(str(port) for port, *_ in self.endpoints)
         return f"control {self.address}, data ports {ports}, memory {format_bytes(self.config.memory_bytes)}"
 
     def _start_data_plane(self, runtime_dir: str) -> _native.Node:
@@ -95,9 +95,7 @@ class NodeServer:
             raise ConfigError(f"the data plane cannot start ({wanted}): {error}") from error
 
     async def _start_control_plane(self, server: grpc.aio.Server, node: _native.Node, opened: AsyncExitStack) -> None:
-        # A wildcard is no address to connect to; and behind one, what the client dialled is known to work.
-        data_host = "" if self.address.is_wildcard() else self.address.host
-        control_pb2_grpc.add_ControlServicer_to_server(ControlService(node, self.config, data_host), server)
+        control_pb2_grpc.add_ControlServicer_to_server(ControlService(node, self.config), server)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((_CONTROL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

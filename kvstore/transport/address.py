@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from dataclasses import dataclass
 
@@ -37,13 +36,6 @@ class NodeAddress:
         except OSError as error:
             raise ConnectError(f"the host name in {self} cannot be resolved: {error.strerror}") from error
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-    def is_wildcard(self) -> bool:
-        """Whether the host means every interface of the machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_unspecified
-        except ValueError:
-            return False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

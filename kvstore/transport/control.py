@@ -34,9 +34,9 @@ class Hello:
     node_id: str
     node_version: str
     capability: bytes = field(repr=False)
-    data_host: str
+    data_address: bytes = field(repr=False)
+    rdma_address: bytes = field(repr=False)
     data_port: int
-    rdma_port: int
     local_socket: str
     host_id: str
     max_block_bytes: int
@@ -69,9 +69,9 @@ class ControlPlane:
             node_id=answer.node_id,
             node_version=answer.node_version,
             capability=answer.capability,
-            data_host=answer.data_host,
+            data_address=answer.data_address,
+            rdma_address=answer.rdma_address,
             data_port=answer.data_port,
-            rdma_port=answer.rdma_port,
             local_socket=answer.local_socket,
             host_id=answer.host_id,
             max_block_bytes=answer.max_block_bytes,

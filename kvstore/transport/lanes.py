@@ -50,7 +50,7 @@ def candidates(lane: str, hello: Hello) -> Sequence[str]:
     if lane != "auto":
         return (lane,)
     if hello.host_id != host_id():
-        return ("rdma", "tcp") if hello.rdma_port and has_rdma_devices() else ("tcp",)
+        return ("rdma", "tcp") if hello.rdma_address and has_rdma_devices() else ("tcp",)
     # Containers share a kernel, and so this identity, but not always the folder of the sockets.
     return ("mapped", "shm", "tcp") if os.path.exists(hello.local_socket) else ("shm", "tcp")
 
@@ -67,7 +67,7 @@ def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str]
             endpoint = client.attach(
                 lane=name,
                 host=host,
-                port=hello.rdma_port if name.startswith("rdma") else hello.data_port,
+                address=hello.rdma_address if name.startswith("rdma") else hello.data_address,
                 socket=hello.local_socket,
                 token=hello.capability,
                 # A share of what is left, so that a lane that hangs does not use up the time of the next.

@@ -60,10 +60,11 @@ class PyClient {
   PyClient(uint32_t spin_us, uint64_t max_block_bytes)
       : client_(ClientOptions{spin_us, std::min(max_block_bytes, kBlockBytesLimit)}) {}
 
-  std::string attach(const std::string& lane, const std::string& host, uint16_t port, const std::string& socket,
-                     const nb::bytes& token, uint32_t timeout_ms) {
+  std::string attach(const std::string& lane, const std::string& host, const nb::bytes& address,
+                     const std::string& socket, const nb::bytes& token, uint32_t timeout_ms) {
     if (token.size() != kTokenBytes) throw nb::value_error("a token has 32 bytes");
-    LaneTarget target{lane, host, port, socket, {}};
+    const auto* first = reinterpret_cast<const std::byte*>(address.c_str());
+    LaneTarget target{lane, host, Bytes(first, first + address.size()), socket, {}};
     std::memcpy(target.token.data(), token.c_str(), kTokenBytes);
     const nb::gil_scoped_release released;
     return client_.attach(target, timeout_ms);
@@ -209,7 +210,7 @@ void bind_client(nb::module_& module) {
 
   nb::class_<PyClient> type(module, "Client");
   type.def(nb::init<uint32_t, uint64_t>(), nb::kw_only(), "spin_us"_a, "max_block_bytes"_a)
-      .def("attach", &PyClient::attach, nb::kw_only(), "lane"_a, "host"_a, "port"_a, "socket"_a, "token"_a,
+      .def("attach", &PyClient::attach, nb::kw_only(), "lane"_a, "host"_a, "address"_a, "socket"_a, "token"_a,
            "timeout_ms"_a)
       .def_prop_ro("attached", [](const PyClient& self) { return self.client_.attached(); })
       .def(

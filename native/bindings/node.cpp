@@ -2,7 +2,6 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings.h"
@@ -29,10 +28,12 @@ class PyNode {
     if (!node().grant(token, verbs, ttl_ms)) throw std::runtime_error("too many sessions are being opened at once");
   }
 
-  using Endpoint = std::tuple<uint16_t, uint16_t, std::string>;
-  [[nodiscard]] std::vector<Endpoint> endpoints() const {
-    std::vector<Endpoint> list;
-    for (const Node::Endpoint& one : node().endpoints()) list.emplace_back(one.port, one.rdma_port, one.socket_path);
+  [[nodiscard]] nb::list endpoints() const {
+    nb::list list;
+    for (const Node::Endpoint& one : node().endpoints()) {
+      const auto bytes = [](const Bytes& raw) { return nb::bytes(raw.data(), raw.size()); };
+      list.append(nb::make_tuple(one.port, bytes(one.address), bytes(one.rdma_address), one.socket_path));
+    }
     return list;
   }
 

@@ -33,8 +33,8 @@ class Cluster {
 
   [[nodiscard]] LaneTarget target(const std::string& lane) const {
     const Node::Endpoint endpoint = node_->endpoints()[0];
-    const uint16_t port = lane == "rdma-over-tcp" ? endpoint.rdma_port : endpoint.port;
-    return {lane, "127.0.0.1", port, endpoint.socket_path, token_};
+    const Bytes& address = lane == "rdma-over-tcp" ? endpoint.rdma_address : endpoint.address;
+    return {lane, "127.0.0.1", address, endpoint.socket_path, token_};
   }
   [[nodiscard]] std::unique_ptr<Client> client(const std::string& lane) const {
     auto client = std::make_unique<Client>(ClientOptions{});

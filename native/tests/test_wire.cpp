@@ -28,7 +28,7 @@ std::vector<Bytes> every_request() {
   const std::vector<uint32_t> values{4096, 65536, 1};
   const std::array<std::byte, kTokenBytes> token{std::byte{9}};
   return {
-      encode_hello(token),
+      encode_hello(token, Bytes(100)),
       encode_get(header_of(FrameKind::kGet), 40, keys, values),
       encode_put(header_of(FrameKind::kPut), 99, keys, values),
       encode_keys(header_of(FrameKind::kMatch), keys),

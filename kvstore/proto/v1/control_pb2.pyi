@@ -14,30 +14,30 @@ class HelloRequest(_message.Message):
     def __init__(self, client_version: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("node_version", "wire_version", "node_id", "capability", "capability_ttl_ms", "data_host", "data_port", "local_socket", "host_id", "max_block_bytes", "rdma_port")
+    __slots__ = ("node_version", "wire_version", "node_id", "capability", "capability_ttl_ms", "data_address", "rdma_address", "data_port", "local_socket", "host_id", "max_block_bytes")
     NODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_TTL_MS_FIELD_NUMBER: _ClassVar[int]
-    DATA_HOST_FIELD_NUMBER: _ClassVar[int]
+    DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RDMA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     DATA_PORT_FIELD_NUMBER: _ClassVar[int]
     LOCAL_SOCKET_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
-    RDMA_PORT_FIELD_NUMBER: _ClassVar[int]
     node_version: str
     wire_version: int
     node_id: str
     capability: bytes
     capability_ttl_ms: int
-    data_host: str
+    data_address: bytes
+    rdma_address: bytes
     data_port: int
     local_socket: str
     host_id: str
     max_block_bytes: int
-    rdma_port: int
-    def __init__(self, node_version: _Optional[str] = ..., wire_version: _Optional[int] = ..., node_id: _Optional[str] = ..., capability: _Optional[bytes] = ..., capability_ttl_ms: _Optional[int] = ..., data_host: _Optional[str] = ..., data_port: _Optional[int] = ..., local_socket: _Optional[str] = ..., host_id: _Optional[str] = ..., max_block_bytes: _Optional[int] = ..., rdma_port: _Optional[int] = ...) -> None: ...
+    def __init__(self, node_version: _Optional[str] = ..., wire_version: _Optional[int] = ..., node_id: _Optional[str] = ..., capability: _Optional[bytes] = ..., capability_ttl_ms: _Optional[int] = ..., data_address: _Optional[bytes] = ..., rdma_address: _Optional[bytes] = ..., data_port: _Optional[int] = ..., local_socket: _Optional[str] = ..., host_id: _Optional[str] = ..., max_block_bytes: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()

@@ -23,9 +23,8 @@ constexpr milliseconds kTakeOverMs{5};        // a waiting thread looks for a fr
 constexpr uint64_t kAliveLookNs = 1'000'000;  // how often a busy driver looks at deadlines and sockets
 
 UcxProfile profile_of(const LaneTarget& target) {
-  const std::string device = net_device_of(target.host);
-  if (target.lane == "tcp") return UcxProfile::eager("tcp,self", device);
-  if (target.lane == "shm") return UcxProfile::eager("tcp,posix,cma,self", device);
+  if (target.lane == "tcp") return UcxProfile::eager("tcp,self", target.host);
+  if (target.lane == "shm") return UcxProfile::eager("tcp,posix,cma,self", target.host);
   if (target.lane == "rdma") return UcxProfile::rdma("rc,ud,self", target.host);
   // The protocol of RDMA lanes on machines that have none: slower than "tcp", for tests.
   if (target.lane == "rdma-over-tcp") return UcxProfile::rdma("tcp,self", target.host);
@@ -67,8 +66,7 @@ std::unique_ptr<Lane> Client::open_lane(const LaneTarget& target, uint64_t deadl
   if (target.lane == "mapped") {
     return std::make_unique<MappedLane>(environment, target.socket_path, target.token, deadline_ns);
   }
-  return std::make_unique<UcxLane>(environment, profile_of(target), target.host, target.port, target.token,
-                                   deadline_ns);
+  return std::make_unique<UcxLane>(environment, profile_of(target), target.address, target.token, deadline_ns);
 }
 
 std::string Client::attach(const LaneTarget& target, uint32_t timeout_ms) {

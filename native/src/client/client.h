@@ -19,10 +19,10 @@ struct ClientOptions {
 };
 
 struct LaneTarget {
-  std::string lane;  // "mapped", "shm", "tcp", "rdma" or "rdma-over-tcp"
-  std::string host;  // numeric
-  uint16_t port = 0;
-  std::string socket_path;
+  std::string lane;         // "mapped", "shm", "tcp", "rdma" or "rdma-over-tcp"
+  std::string host;         // numeric address of the node: chooses the network interface
+  Bytes address;            // UCX address of the node's lane
+  std::string socket_path;  // of the same-host channel
   std::array<std::byte, kTokenBytes> token{};
 };
 

@@ -31,7 +31,7 @@ MappedLane::MappedLane(const LaneEnvironment& environment, const std::string& so
 }
 
 void MappedLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns) {
-  if (!socket_.send(encode_hello(token))) throw std::runtime_error("the node closed its Unix socket");
+  if (!socket_.send(encode_hello(token, {}))) throw std::runtime_error("the node closed its Unix socket");
   Bytes packet;
   int fds[2];
   while (true) {

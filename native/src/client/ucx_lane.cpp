@@ -19,11 +19,11 @@ class ReceivedBlocks final : public BorrowedBlocks {
   std::vector<std::unique_ptr<std::byte[]>> blocks;
 };
 
-UcxLane::UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, const std::string& host, uint16_t port,
+UcxLane::UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, ByteView address,
                  std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns)
     : Lane(environment, static_cast<uint32_t>(profile.chunk_bytes)),
       worker_(std::make_unique<UcxWorker>(profile, *this)) {
-  endpoint_ = &worker_->connect(host, port);
+  endpoint_ = &worker_->connect(address);
   greet(token, deadline_ns);
   description_ = endpoint_->lanes();
 }
@@ -34,7 +34,7 @@ UcxLane::~UcxLane() {
 }
 
 void UcxLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns) {
-  endpoint_->send_frame(encode_hello(token));
+  endpoint_->send_frame(encode_hello(token, worker_->address()));
   while (!greeted_) {
     if (lost_) throw std::runtime_error("the node closed the data-plane connection during the greeting");
     if (environment_.clock.now_ns() >= deadline_ns) throw OpenTimeout("the node's data plane did not answer in time");

@@ -12,7 +12,7 @@ namespace kvstore {
 class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
  public:
   // Connects and says hello. Throws OpenTimeout or std::runtime_error.
-  UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, const std::string& host, uint16_t port,
+  UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, ByteView address,
           std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns);
   ~UcxLane() override;
 
@@ -26,7 +26,6 @@ class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
   void on_get_reply(const TransferPtr& transfer) override;
   void abandon(Transfer& transfer) override;
 
-  void on_accepted(UcxEndpoint&) override {}
   void on_lost(UcxEndpoint&) override { lost_ = true; }
   void on_frame(UcxEndpoint& endpoint, ByteView frame) override;
   void on_chunk(UcxEndpoint& endpoint, ByteView header, ByteView payload) override;

@@ -11,6 +11,7 @@
 
 #include "base/assert.h"
 #include "base/spin.h"
+#include "transport/socket_address.h"
 
 namespace kvstore {
 namespace {
@@ -24,7 +25,9 @@ constexpr int kSleepMsMax = 10;              // some event descriptors miss an e
 constexpr uint64_t kTickNs = 5'000'000;      // deadlines and expiry
 constexpr uint64_t kSocketLookNs = 200'000;  // while spinning, how often the sockets are looked at
 constexpr uint32_t kSweepSlots = 4096;       // slots looked at for expiry in a tick
-constexpr uint32_t kIdleUcxRounds = 32;      // with no network session, UCX is driven once in so many rounds
+constexpr int kPortAttempts = 16;
+constexpr size_t kNetworkSessionsMax = 4096;  // a thread
+constexpr uint32_t kIdleUcxRounds = 32;       // with no network session, UCX is driven once in so many rounds
 
 }  // namespace
 
@@ -33,14 +36,8 @@ DataThread::DataThread(NodeContext context, uint32_t index)
       index_(index),
       local_listener_(context.options.runtime_dir + "/data-" + std::to_string(index) + ".sock"),
       next_session_(kFirstSession) {
-  const NodeOptions& options = context_.options;
-  if (options.network) {
-    const uint16_t wanted = options.data_port == 0 ? 0 : static_cast<uint16_t>(options.data_port + index);
-    port_ = open_network(UcxProfile::eager("tcp,posix,cma,self", net_device_of(options.host)), wanted);
-  }
-  if (!options.rdma_transports.empty()) {
-    rdma_port_ = open_network(UcxProfile::rdma(options.rdma_transports, options.host), 0);
-  }
+  if (context_.options.network) open_network();
+  if (!context_.options.rdma_transports.empty()) open_rdma();
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (epoll_fd_ < 0 || wake_fd_ < 0) {
@@ -48,15 +45,35 @@ DataThread::DataThread(NodeContext context, uint32_t index)
   }
   watch(wake_fd_, kTagWake);
   watch(local_listener_.fd(), kTagListener);
-  for (const auto& worker : workers_) watch(worker->event_fd(), kTagUcx);
+  for (const UcxWorker* worker : workers()) {
+    if (worker != nullptr) watch(worker->event_fd(), kTagUcx);
+  }
 }
 
-uint16_t DataThread::open_network(const UcxProfile& profile, uint16_t port) {
-  auto worker = std::make_unique<UcxWorker>(profile, *this);
-  worker->register_memory(context_.arena.data(), context_.arena.bytes());
-  const uint16_t bound = worker->listen(context_.options.host, port);
-  workers_.push_back(std::move(worker));
-  return bound;
+void DataThread::open_network() {
+  const NodeOptions& options = context_.options;
+  UcxProfile profile = UcxProfile::eager("tcp,posix,cma,self", options.host);
+  const bool chosen = options.data_port != 0;
+  for (int attempt = 1; eager_ == nullptr; ++attempt) {
+    // UCX takes a port but does not tell which; so it is chosen here, and again if somebody else was faster.
+    port_ =
+        chosen ? static_cast<uint16_t>(options.data_port + index_) : SocketAddress::parse(options.host, 0).free_port();
+    profile.port = port_;
+    try {
+      eager_ = std::make_unique<UcxWorker>(profile, *this);
+    } catch (const std::runtime_error& error) {
+      const std::string where = options.host + ":" + std::to_string(port_);
+      if (chosen || attempt == kPortAttempts) {
+        throw std::runtime_error("cannot open the data plane on " + where + " (is the port taken?): " + error.what());
+      }
+    }
+  }
+  eager_->register_memory(context_.arena.data(), context_.arena.bytes());
+}
+
+void DataThread::open_rdma() {
+  rdma_ = std::make_unique<UcxWorker>(UcxProfile::rdma(context_.options.rdma_transports, context_.options.host), *this);
+  rdma_->register_memory(context_.arena.data(), context_.arena.bytes());
 }
 
 DataThread::~DataThread() {
@@ -68,7 +85,8 @@ DataThread::~DataThread() {
     closing_.push_back(std::move(session));
   }
   network_.clear();
-  workers_.clear();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
+  rdma_.reset();
+  eager_.reset();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
   closing_.clear();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (epoll_fd_ >= 0) close(epoll_fd_);
@@ -132,7 +150,11 @@ bool DataThread::work() {
   bool worked = has_mail_.load(std::memory_order_relaxed) && take_mail();
   for (const auto& [id, session] : local_) worked |= session->poll();
   if (network_.empty() && closing_.empty() && ++idle_rounds_ % kIdleUcxRounds != 0) return worked;
-  for (const auto& worker : workers_) worked |= worker->progress();
+  for (UcxWorker* worker : workers()) {
+    if (worker == nullptr) continue;
+    worked |= worker->progress();
+    admit(*worker);
+  }
   for (const auto& [id, session] : network_) worked |= session->poll();
   if (!doomed_.empty() || !closing_.empty()) reap_network();
   return worked;
@@ -169,7 +191,7 @@ void DataThread::wait_for_events(int timeout_ms) {
   bool may_sleep = !has_mail_.load();
   if (timeout_ms > 0) {
     for (const auto& [id, session] : local_) may_sleep &= session->prepare_sleep();
-    for (const auto& worker : workers_) may_sleep = may_sleep && worker->arm();
+    for (UcxWorker* worker : workers()) may_sleep = may_sleep && (worker == nullptr || worker->arm());
   }
   constexpr int kEventsMax = 64;
   epoll_event events[kEventsMax];
@@ -207,11 +229,29 @@ void DataThread::drop_local(uint64_t session_id) {
 
 // ---- network sessions
 
-void DataThread::on_accepted(UcxEndpoint& endpoint) {
-  const uint64_t id = next_session_++;
-  auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint);
-  endpoint.owner = session.get();
-  network_.emplace(id, std::move(session));
+// A greeting with a good token makes a session; from anybody else nothing is taken, not even an address.
+void DataThread::admit(UcxWorker& worker) {
+  for (const Bytes& frame : worker.take_strangers()) {
+    const std::optional<Request> hello = decode_request(frame);
+    if (!hello || hello->header.kind != FrameKind::kHello) {
+      ++context_.counters.protocol_errors;
+      continue;
+    }
+    if (!context_.capabilities.verbs_of(hello->token) || network_.size() >= kNetworkSessionsMax) {
+      ++context_.counters.sessions_refused;
+      continue;
+    }
+    try {
+      UcxEndpoint& endpoint = worker.connect(hello->address);
+      const uint64_t id = next_session_++;
+      auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint);
+      endpoint.owner = session.get();
+      network_.emplace(id, std::move(session));
+      on_frame(endpoint, frame);
+    } catch (const std::runtime_error&) {
+      ++context_.counters.sessions_refused;  // no lane fits both sides, or the peer is gone
+    }
+  }
 }
 
 void DataThread::doom(UcxEndpoint& endpoint) { doomed_.push_back(static_cast<UcxSession*>(endpoint.owner)->id()); }
@@ -244,7 +284,9 @@ void DataThread::reap_network() {
     network_.erase(found);
     ++context_.counters.sessions_lost;
   }
-  for (const auto& worker : workers_) worker->reap();
+  for (UcxWorker* worker : workers()) {
+    if (worker != nullptr) worker->reap();
+  }
   std::erase_if(closing_, [](const std::unique_ptr<UcxSession>& session) { return session->finished(); });
 }
 

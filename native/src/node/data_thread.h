@@ -2,6 +2,7 @@
 // is work, then arms every source of events and blocks, at most a few milliseconds.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -23,8 +24,10 @@ class DataThread final : public UcxEvents {
   void start();
   void stop();  // idempotent
 
-  [[nodiscard]] uint16_t port() const { return port_; }            // 0 without network
-  [[nodiscard]] uint16_t rdma_port() const { return rdma_port_; }  // 0 without RDMA
+  // The TCP port of the network lane, and the UCX addresses of both network lanes; 0 and empty where there is none.
+  [[nodiscard]] uint16_t port() const { return port_; }
+  [[nodiscard]] Bytes address() const { return eager_ == nullptr ? Bytes() : eager_->address(); }
+  [[nodiscard]] Bytes rdma_address() const { return rdma_ == nullptr ? Bytes() : rdma_->address(); }
   [[nodiscard]] const std::string& socket_path() const { return local_listener_.path(); }
 
   // From any thread: the get that `waiter` names should look again.
@@ -33,7 +36,10 @@ class DataThread final : public UcxEvents {
  private:
   void run();
   bool work();
-  uint16_t open_network(const UcxProfile& profile, uint16_t port);
+  void open_network();
+  void open_rdma();
+  void admit(UcxWorker& worker);
+  [[nodiscard]] std::array<UcxWorker*, 2> workers() const { return {eager_.get(), rdma_.get()}; }
   bool take_mail();
   void tick();
   void wait_for_events(int timeout_ms);
@@ -43,7 +49,6 @@ class DataThread final : public UcxEvents {
   void reap_network();
   void watch(int fd, uint64_t tag) const;
 
-  void on_accepted(UcxEndpoint& endpoint) override;
   void on_lost(UcxEndpoint& endpoint) override;
   void on_frame(UcxEndpoint& endpoint, ByteView frame) override;
   void on_chunk(UcxEndpoint& endpoint, ByteView header, ByteView payload) override;
@@ -54,11 +59,11 @@ class DataThread final : public UcxEvents {
   NodeContext context_;
   const uint32_t index_;
   uint16_t port_ = 0;
-  uint16_t rdma_port_ = 0;
   int epoll_fd_ = -1;
   int wake_fd_ = -1;
   LocalListener local_listener_;
-  std::vector<std::unique_ptr<UcxWorker>> workers_;  // one a transport class: eager, and RDMA where there is any
+  std::unique_ptr<UcxWorker> eager_;
+  std::unique_ptr<UcxWorker> rdma_;
   uint64_t next_session_;
   std::unordered_map<uint64_t, std::unique_ptr<LocalSession>> local_;
   std::unordered_map<uint64_t, std::unique_ptr<UcxSession>> network_;

@@ -25,7 +25,8 @@ void Node::stop() {
 
 std::vector<Node::Endpoint> Node::endpoints() const {
   std::vector<Endpoint> endpoints;
-  for (const auto& thread : threads_) endpoints.push_back({thread->port(), thread->rdma_port(), thread->socket_path()});
+  for (const auto& thread : threads_)
+    endpoints.push_back({thread->port(), thread->address(), thread->rdma_address(), thread->socket_path()});
   return endpoints;
 }
 

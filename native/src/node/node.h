@@ -19,8 +19,9 @@ class Node {
   Node& operator=(const Node&) = delete;
 
   struct Endpoint {
-    uint16_t port;       // of the UCX listener; 0 without network
-    uint16_t rdma_port;  // of the one with rendezvous; 0 without RDMA
+    uint16_t port;       // TCP port of the network lane; 0 without network
+    Bytes address;       // UCX address of the network lane
+    Bytes rdma_address;  // ... of the RDMA lane; empty where there is none
     std::string socket_path;
   };
   [[nodiscard]] std::vector<Endpoint> endpoints() const;

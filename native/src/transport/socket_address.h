@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
@@ -48,6 +49,22 @@ class SocketAddress {
     if (family() == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in*>(&storage_)->sin_port);
     if (family() == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_port);
     return 0;
+  }
+
+  [[nodiscard]] bool wildcard() const {
+    if (family() == AF_INET) return reinterpret_cast<const sockaddr_in*>(&storage_)->sin_addr.s_addr == INADDR_ANY;
+    return family() == AF_INET6 &&
+           IN6_IS_ADDR_UNSPECIFIED(&reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_addr);
+  }
+
+  // A TCP port of this address that is free now; 0 if there is none, or this address is not ours.
+  [[nodiscard]] uint16_t free_port() const {
+    const int fd = socket(family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+    SocketAddress bound;
+    const bool found =
+        fd >= 0 && bind(fd, get(), length()) == 0 && getsockname(fd, bound.get(), bound.length_out()) == 0;
+    if (fd >= 0) close(fd);
+    return found ? bound.port() : 0;
   }
 
   // Whether `other` names the same host, whatever the ports.

@@ -41,6 +41,10 @@ Settings settings_of(const UcxProfile& profile) {
       {"MEMTYPE_CACHE", "n"},
   };
   if (!profile.net_device.empty()) settings.emplace_back("NET_DEVICES", profile.net_device);
+  if (profile.port != 0) {
+    const std::string port = std::to_string(profile.port);
+    settings.emplace_back("TCP_PORT_RANGE", port + "-" + port);
+  }
   if (!profile.rendezvous) {
     settings.emplace_back("RNDV_THRESH", "inf");
     settings.emplace_back("TCP_TX_SEG_SIZE", "64k");
@@ -55,35 +59,43 @@ Settings settings_of(const UcxProfile& profile) {
 
 }  // namespace
 
-UcxProfile UcxProfile::eager(const std::string& transports, const std::string& net_device) {
-  return {transports, net_device, false, 65'000};
+UcxProfile UcxProfile::eager(const std::string& transports, const std::string& host) {
+  return {.transports = transports,
+          .net_device = net_device_of(host),
+          .ipv6 = host.find(':') != std::string::npos,
+          .rendezvous = false,
+          .chunk_bytes = 65'000};
 }
 
 UcxProfile UcxProfile::rdma(const std::string& transports, const std::string& host) {
   // RDMA devices have names of their own; only TCP goes by network interfaces, and listens on them.
   const bool over_tcp = transports.find("tcp") != std::string::npos;
-  return {transports, over_tcp ? net_device_of(host) : "", true, 64ull << 20};
+  return {.transports = transports,
+          .net_device = over_tcp ? net_device_of(host) : "",
+          .ipv6 = host.find(':') != std::string::npos,
+          .rendezvous = true,
+          .chunk_bytes = 64ull << 20};
 }
 
 std::string net_device_of(const std::string& host) {
   SocketAddress address = SocketAddress::parse(host, 9);
-  if (!address.valid()) return "";
+  if (!address.valid()) throw std::runtime_error("not a numeric address: " + host);
+  if (address.wildcard()) return "";
   // Connecting a datagram socket sends nothing; it asks the routing table which of our addresses leads there.
   const int fd = socket(address.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return "";
+  if (fd < 0) throw std::runtime_error("no socket to find the interface of " + host);
   SocketAddress local;
   const bool routed =
       connect(fd, address.get(), address.length()) == 0 && getsockname(fd, local.get(), local.length_out()) == 0;
   close(fd);
-  if (!routed) return "";
-
   ifaddrs* interfaces = nullptr;
-  if (getifaddrs(&interfaces) != 0) return "";
+  if (!routed || getifaddrs(&interfaces) != 0) throw std::runtime_error("no network interface leads to " + host);
   std::string name;
   for (const ifaddrs* entry = interfaces; entry != nullptr && name.empty(); entry = entry->ifa_next) {
     if (entry->ifa_addr != nullptr && local.same_host(entry->ifa_addr)) name = entry->ifa_name;
   }
   freeifaddrs(interfaces);
+  if (name.empty()) throw std::runtime_error("no network interface leads to " + host);
   return name;
 }
 

@@ -3,7 +3,6 @@
 #include <stdexcept>
 
 #include "base/clock.h"
-#include "transport/socket_address.h"
 
 namespace kvstore {
 namespace {
@@ -31,12 +30,21 @@ UcxWorker::UcxWorker(const UcxProfile& profile, UcxEvents& events) : context_(pr
     ucp_worker_destroy(handle_);
     throw std::runtime_error(ucx_error("the UCX worker has no event descriptor", status));
   }
+  ucp_worker_attr_t attributes{};
+  attributes.field_mask = UCP_WORKER_ATTR_FIELD_ADDRESS;
+  status = ucp_worker_query(handle_, &attributes);
+  if (status != UCS_OK) {
+    ucp_worker_destroy(handle_);
+    throw std::runtime_error(ucx_error("the UCX worker has no address", status));
+  }
+  const auto* address = reinterpret_cast<const std::byte*>(attributes.address);
+  address_.assign(address, address + attributes.address_length);
+  ucp_worker_release_address(handle_, attributes.address);
   set_handler(kAmFrame, on_am_frame);
   set_handler(kAmChunk, on_am_chunk);
 }
 
 UcxWorker::~UcxWorker() {
-  if (listener_ != nullptr) ucp_listener_destroy(listener_);
   while (!endpoints_.empty()) endpoints_.begin()->second->close();
   const Clock& clock = SteadyClock::instance();
   const uint64_t give_up_ns = clock.now_ns() + kDrainNs;
@@ -74,38 +82,12 @@ void UcxWorker::register_memory(void* data, size_t bytes) {
   memory_bytes_ = bytes;
 }
 
-uint16_t UcxWorker::listen(const std::string& host, uint16_t port) {
-  const SocketAddress address = SocketAddress::parse(host, port);
-  const std::string where = host + ":" + std::to_string(port);
-  if (!address.valid()) throw std::runtime_error("not a numeric address to listen on: " + host);
-  ucp_listener_params_t params{};
-  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
-  params.sockaddr = {address.get(), address.length()};
-  params.conn_handler = {on_connection, this};
-  ucs_status_t status = ucp_listener_create(handle_, &params, &listener_);
-  if (status != UCS_OK) throw std::runtime_error(ucx_error("cannot listen for the data plane on " + where, status));
-  ucp_listener_attr_t attributes{};
-  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
-  status = ucp_listener_query(listener_, &attributes);
-  if (status != UCS_OK) throw std::runtime_error(ucx_error("cannot learn the port of " + where, status));
-  SocketAddress bound;
-  std::memcpy(bound.get(), &attributes.sockaddr, sizeof(attributes.sockaddr));
-  return bound.port();
-}
-
-UcxEndpoint& UcxWorker::connect(const std::string& host, uint16_t port) {
-  const SocketAddress address = SocketAddress::parse(host, port);
-  if (!address.valid()) throw std::runtime_error("not a numeric address to connect to: " + host);
-  ucp_ep_params_t params{};
-  params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
-  params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-  params.sockaddr = {address.get(), address.length()};
-  return add_endpoint(params);
-}
-
-UcxEndpoint& UcxWorker::add_endpoint(ucp_ep_params_t params) {
+UcxEndpoint& UcxWorker::connect(ByteView address) {
   std::unique_ptr<UcxEndpoint> endpoint(new UcxEndpoint(*this));
-  params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  ucp_ep_params_t params{};
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {on_error, endpoint.get()};
   const ucs_status_t status = ucp_ep_create(handle_, &params, &endpoint->handle_);
@@ -114,23 +96,6 @@ UcxEndpoint& UcxWorker::add_endpoint(ucp_ep_params_t params) {
 }
 
 bool UcxWorker::arm() { return ucp_worker_arm(handle_) == UCS_OK; }
-
-void UcxWorker::on_connection(ucp_conn_request_h request, void* arg) {
-  auto* worker = static_cast<UcxWorker*>(arg);
-  if (worker->endpoints_.size() >= kEndpointsMax) {
-    ++worker->rejected_;
-    ucp_listener_reject(worker->listener_, request);
-    return;
-  }
-  ucp_ep_params_t params{};
-  params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
-  params.conn_request = request;
-  try {
-    worker->events_.on_accepted(worker->add_endpoint(params));
-  } catch (const std::runtime_error&) {
-    ++worker->rejected_;  // the peer vanished, or no lane fits both sides; it learns from its own side
-  }
-}
 
 void UcxWorker::on_error(void* arg, ucp_ep_h, ucs_status_t) {
   auto* endpoint = static_cast<UcxEndpoint*>(arg);
@@ -151,8 +116,12 @@ ucs_status_t UcxWorker::on_am_frame(void* arg, const void*, size_t, void* data, 
   UcxEndpoint* endpoint = worker->find(param);
   const bool eager = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0;
   // Frames are always sent eagerly; a rendezvous one comes from a peer that does not speak this protocol.
-  if (endpoint != nullptr && eager) {
-    worker->events_.on_frame(*endpoint, ByteView(static_cast<const std::byte*>(data), bytes));
+  if (!eager) return UCS_OK;
+  const ByteView frame(static_cast<const std::byte*>(data), bytes);
+  if (endpoint != nullptr) {
+    worker->events_.on_frame(*endpoint, frame);
+  } else if (worker->strangers_.size() < kStrangersMax && bytes <= kFrameBytesMax) {
+    worker->strangers_.emplace_back(frame.begin(), frame.end());
   }
   return UCS_OK;
 }

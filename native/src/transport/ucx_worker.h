@@ -2,6 +2,10 @@
 //
 // Two active messages exist: a frame (wire/frame.h, at most kFrameBytesMax) and a chunk (a ChunkHeader as UCX's user
 // header, a piece of a block as payload). A worker belongs to one thread at a time; its owner serialises calls.
+//
+// Workers find each other by UCX worker addresses, which travel over the control plane and in the hello frame. UCX's
+// own listener is not used: it parses what any stranger sends (and was seen to abort on random bytes), while the
+// sockets behind worker addresses drop a stranger at the first eight bytes.
 #pragma once
 
 #include <ucp/api/ucp.h>
@@ -9,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "transport/ucx_context.h"
@@ -29,7 +34,6 @@ class ChunkSender {
 class UcxEvents {
  public:
   virtual ~UcxEvents() = default;
-  virtual void on_accepted(UcxEndpoint& endpoint) = 0;
   // The peer is gone or misbehaved in UCX's eyes. Called once; the owner should `close` the endpoint later.
   virtual void on_lost(UcxEndpoint& endpoint) = 0;
   virtual void on_frame(UcxEndpoint& endpoint, ByteView frame) = 0;
@@ -49,10 +53,13 @@ class UcxWorker {
 
   // Registers memory that chunks will be sent from, so that no registration happens on the way.
   void register_memory(void* data, size_t bytes);
-  // Starts accepting; returns the port. Throws std::runtime_error, with the address in the text.
-  uint16_t listen(const std::string& host, uint16_t port);
-  // Begins to connect; failure shows as `on_lost`. Throws std::runtime_error.
-  UcxEndpoint& connect(const std::string& host, uint16_t port);
+  // Where other workers find this one.
+  [[nodiscard]] const Bytes& address() const { return address_; }
+  // Begins to connect, or takes up a connection that the peer began; failure shows as `on_lost`. Not from inside
+  // `progress`. Throws std::runtime_error.
+  UcxEndpoint& connect(ByteView address);
+  // Frames from peers that `connect` was not called for: greetings, or nothing of interest.
+  [[nodiscard]] std::vector<Bytes> take_strangers() { return std::exchange(strangers_, {}); }
 
   // Runs callbacks; true if anything happened.
   bool progress() { return ucp_worker_progress(handle_) != 0; }
@@ -60,7 +67,6 @@ class UcxWorker {
   bool arm();
   [[nodiscard]] int event_fd() const { return event_fd_; }
   [[nodiscard]] const UcxProfile& profile() const { return context_.profile(); }
-  [[nodiscard]] uint64_t rejected() const { return rejected_; }
 
   // Frees closed endpoints whose sends have ended. Call outside `progress`.
   void reap();
@@ -75,26 +81,24 @@ class UcxWorker {
                                   const ucp_am_recv_param_t* param);
   static ucs_status_t on_am_chunk(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
                                   const ucp_am_recv_param_t* param);
-  static void on_connection(ucp_conn_request_h request, void* arg);
   static void on_error(void* arg, ucp_ep_h handle, ucs_status_t status);
   static void on_place_done(void* request, ucs_status_t status, size_t bytes, void* arg);
 
   void set_handler(unsigned id, ucp_am_recv_callback_t callback);
-  UcxEndpoint& add_endpoint(ucp_ep_params_t params);
   UcxEndpoint* find(const ucp_am_recv_param_t* param);
   ucs_status_t place(UcxEndpoint& endpoint, ByteView header, void* data, size_t bytes);
 
-  static constexpr size_t kEndpointsMax = 4096;
+  static constexpr size_t kStrangersMax = 256;  // between two calls of take_strangers; more are dropped
 
   UcxContext context_;
   UcxEvents& events_;
   ucp_worker_h handle_ = nullptr;
-  ucp_listener_h listener_ = nullptr;
   int event_fd_ = -1;
   ucp_mem_h memory_ = nullptr;
   const std::byte* memory_begin_ = nullptr;
   size_t memory_bytes_ = 0;
-  uint64_t rejected_ = 0;
+  Bytes address_;
+  std::vector<Bytes> strangers_;
   std::unordered_map<ucp_ep_h, std::unique_ptr<UcxEndpoint>> endpoints_;
   std::vector<std::unique_ptr<UcxEndpoint>> closing_;
 };

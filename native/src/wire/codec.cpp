@@ -103,6 +103,13 @@ bool read_touch(Reader& reader, Request* request) {
   return read_keys(reader, request);
 }
 
+bool read_hello(Reader& reader, Request* request) {
+  if (request->header.count != 0 || request->header.body_bytes < kTokenBytes) return false;
+  const uint32_t address_bytes = request->header.body_bytes - kTokenBytes;
+  return address_bytes <= kAddressBytesMax && reader.read(&request->token) &&
+         reader.read_vector(&request->address, address_bytes);
+}
+
 bool read_report(Reader& reader, Request* request) {
   ReportPrelude prelude;
   if (!reader.read(&prelude) || prelude.reserved != 0) return false;
@@ -114,7 +121,7 @@ bool read_report(Reader& reader, Request* request) {
 bool read_request_body(Reader& reader, Request* request) {
   switch (request->header.kind) {
     case FrameKind::kHello:
-      return request->header.count == 0 && reader.read(&request->token);
+      return read_hello(reader, request);
     case FrameKind::kGet:
       return read_get(reader, request);
     case FrameKind::kPut:
@@ -206,10 +213,10 @@ std::optional<ChunkHeader> decode_chunk_header(ByteView header, size_t payload_b
   return valid ? std::optional(chunk) : std::nullopt;
 }
 
-Bytes encode_hello(std::span<const std::byte, kTokenBytes> token) {
+Bytes encode_hello(std::span<const std::byte, kTokenBytes> token, ByteView address) {
   FrameHeader header;
   header.kind = FrameKind::kHello;
-  return Writer(header, token.size_bytes()).array(ByteView(token)).take();
+  return Writer(header, token.size_bytes() + address.size()).array(ByteView(token)).array(address).take();
 }
 
 Bytes encode_bare(FrameHeader header) { return Writer(header, 0).take(); }

@@ -24,6 +24,7 @@ struct Request {
   uint64_t ttl_ms = 0;           // put, touch
   Report report{};
   std::array<std::byte, kTokenBytes> token{};  // hello
+  Bytes address;                               // hello over a network lane: where the node finds the client
 };
 
 // What a node answered.
@@ -40,7 +41,7 @@ struct Reply {
 
 // Each returns a whole frame. `header` carries kind, request_id, timeout_ms and first_depth; count and body_bytes are
 // set here.
-[[nodiscard]] Bytes encode_hello(std::span<const std::byte, kTokenBytes> token);
+[[nodiscard]] Bytes encode_hello(std::span<const std::byte, kTokenBytes> token, ByteView address);
 [[nodiscard]] Bytes encode_bare(FrameHeader header);  // kRelease, kPing, kCancel, kPong; kMatchReply keeps its count
 [[nodiscard]] Bytes encode_keys(FrameHeader header, std::span<const Key> keys);  // kMatch, kExists, kDelete
 [[nodiscard]] Bytes encode_get(FrameHeader header, uint32_t wait_ms, std::span<const Key> keys,

@@ -16,13 +16,14 @@ inline constexpr uint16_t kFrameMagic = 0x564B;  // "KV"
 inline constexpr uint8_t kWireVersion = 1;
 
 inline constexpr uint32_t kTokenBytes = 32;
-inline constexpr uint32_t kKeysMax = 1024;          // in one frame; a larger batch is several frames
-inline constexpr uint32_t kFrameBytesMax = 60'000;  // header and body; fits one eager message on every lane
+inline constexpr uint32_t kAddressBytesMax = 16'384;  // of a UCX worker; it grows with the number of network devices
+inline constexpr uint32_t kKeysMax = 1024;            // in one frame; a larger batch is several frames
+inline constexpr uint32_t kFrameBytesMax = 60'000;    // header and body; fits one eager message on every lane
 inline constexpr uint64_t kBlockBytesLimit = 64ull << 20;
 
 enum class FrameKind : uint8_t {
   // client to node
-  kHello = 1,    // token
+  kHello = 1,    // token, the client's UCX address (network lanes)
   kGet = 2,      // GetPrelude, keys, capacities
   kPut = 3,      // PutPrelude, keys, lengths
   kMatch = 4,    // keys

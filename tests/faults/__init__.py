@@ -1,0 +1,1 @@
+"""Real processes, real faults: killed, frozen, flooded with garbage, filled up, corrupted."""

@@ -1,0 +1,40 @@
+"""What every fault test needs: a node to hurt and clients that are quick to give up and to come back."""
+
+from __future__ import annotations
+
+import pytest
+
+import kvstore
+from kvstore.config import ClientConfig
+from tests.node_process import LANES
+from tests.support.node import Node
+
+# The deadline of a call in these tests. On a busy machine a call may end later, yet never by a multiple.
+TIMEOUT_MS = 300
+HANG_S = 10 * TIMEOUT_MS / 1000
+
+
+@pytest.fixture
+def node(tmp_path):
+    with Node(tmp_path, "--threads", "1", memory="256MiB") as running:
+        yield running
+
+
+@pytest.fixture(params=LANES)
+def lane(request):
+    return request.param
+
+
+@pytest.fixture
+def impatient(node, lane):
+    """A client over each lane whose calls last 300 ms."""
+    config = ClientConfig(lane=lane, timeout_ms=TIMEOUT_MS, connect_timeout_ms=10_000, reconnect_backoff_ms_max=100)
+    with kvstore.connect(node.url, config=config) as store:
+        yield store
+
+
+@pytest.fixture
+def patient(node, lane):
+    """A client over each lane to which a slow machine makes no difference."""
+    with kvstore.connect(node.url, lane=lane, timeout_ms=30_000) as store:
+        yield store
