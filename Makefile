@@ -56,7 +56,7 @@ asan tsan: .venv/.stamp-requirements
 	$(WITH_TOOLS) cmake --build --preset $@ -j$(JOBS)
 	build/$@/native/native_tests
 
-bench: .venv/.stamp-bench  ## Speed of each lane beside its bound; ARGS="--json" and others
+bench: .venv/.stamp-bench  ## Speed of each lane beside its bound; ARGS="--quick"
 	$(BIN)/kvstore bench $(ARGS)
 
 docs: .venv/.stamp-lint  ## Rewrites the pages that are generated from the code

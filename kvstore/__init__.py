@@ -12,15 +12,16 @@ is first asked for.
 from __future__ import annotations
 
 import importlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kvstore import errors
-from kvstore.keys import Namespace
-from kvstore.layout import KVLayout
 from kvstore.status import Status
 
 if TYPE_CHECKING:
     from kvstore.client import AsyncClient, Client, connect, connect_async
+    from kvstore.keys import Namespace
+    from kvstore.layout import KVLayout
 
 __all__ = [
     "AsyncClient",
@@ -36,13 +37,24 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_CLIENT_NAMES = frozenset({"AsyncClient", "Client", "connect", "connect_async"})
+# Loaded when they are first asked for: a node needs neither the client nor numpy.
+_ROOMS = MappingProxyType(
+    {
+        "AsyncClient": "kvstore.client",
+        "Client": "kvstore.client",
+        "KVLayout": "kvstore.layout",
+        "Namespace": "kvstore.keys",
+        "connect": "kvstore.client",
+        "connect_async": "kvstore.client",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CLIENT_NAMES:
+    room = _ROOMS.get(name)
+    if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("kvstore.client"), name)
+    value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value
 

@@ -1,8 +1,8 @@
 """The native core. Bytes are moved here, never in Python; every call releases the GIL while it works or waits.
 
 Statuses are `uint8` arrays of the numbers in `kvstore.Status` (native/src/base/status.h). Keys are C-contiguous
-`(n, 32)` uint8 arrays. Buffers are a sequence with one entry a block, each entry one buffer (buffer protocol or CPU DLPack,
-C-contiguous) or a list of them (scatter/gather); or one C-contiguous array whose first axis has length n. A buffer
+`(n, 32)` uint8 arrays. Buffers are a sequence with one entry a block, each entry one buffer (buffer protocol or CPU
+DLPack, C-contiguous) or a list of them (scatter/gather); or one C-contiguous array whose first axis has length n. A buffer
 is held until the native core has finished with it, which for a timed-out put may be after the call returned.
 
 Wrong arguments raise `ValueError` (shape, length, contiguity, limits) or `TypeError`, before anything is sent.
@@ -21,8 +21,8 @@ WIRE_VERSION: Final[int]  # kWireVersion of native/src/wire/frame.h; node and cl
 class Node:
     """The data plane of one storage node: arena, block store and data threads, running from construction to `stop`.
 
-    `host` is a numeric address that the data threads listen on; `data_port` 0 picks free ports, otherwise thread i takes
-    `data_port + i`. `runtime_dir` is an existing private directory for the Unix sockets of the same-host channel.
+    `host` is a numeric address that the data threads listen on; `data_port` 0 picks free ports, otherwise thread i
+    takes `data_port + i`. `runtime_dir` is an existing private directory for the Unix sockets of the same-host channel.
     Raises `OSError` when an address or the memory cannot be had.
     """
 
@@ -112,7 +112,17 @@ class Borrow:
 def crc32c(data: Any, crc: int = 0) -> int: ...
 def crc32c_implementation() -> str: ...
 def ucx_version() -> str: ...
-def bound_copy(kind: str, block_bytes: int, blocks: int, rounds: int) -> list[float]:
-    """Seconds of each round of copying `blocks` blocks between touched 256 MiB regions; kind: "memcpy" or "streaming"."""
-def bound_socket(block_bytes: int, depth: int, rounds: int) -> list[float]:
-    """Seconds of each round trip of `depth` blocks over a plain C++ TCP socket pair on loopback (writev, TCP_NODELAY)."""
+class Bounds:
+    """What the machine can do without the store (native/src/bench/bounds.h), between two arrays of equal length.
+
+    Methods return the seconds of each batch of `depth` blocks and release the GIL.
+    """
+
+    def __init__(self, source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> None: ...
+    def copy(self, kind: str, block_bytes: int, depth: int, budget_ms: int) -> list[float]:
+        """Copies blocks from source to target; `kind` is "memcpy" or "streaming"."""
+    def socket(self, verb: str, block_bytes: int, depth: int, budget_ms: int, *, apart: bool) -> list[float]:
+        """Moves blocks over a TCP connection on loopback; `verb` is "get" or "put", `apart` gives each thread a core.
+
+        Raises `OSError` if the connection fails or does not move.
+        """

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from kvstore.bench.measurement import Point, Probe, Seconds
 from kvstore.bench.working_set import WorkingSet
 from kvstore.transport import native
 
-__all__ = ["COPY_DEPTH", "SOCKETS", "Bounds", "bound_probes", "make_bounds"]
+if TYPE_CHECKING:
+    from kvstore import _native
+
+__all__ = ["COPY_DEPTH", "SOCKETS", "bound_probes", "make_bounds"]
 
 SOCKETS: Final[Mapping[str, str]] = MappingProxyType(
     {"socket": "placed by the kernel", "socket_apart": "a core for each thread"}
@@ -25,27 +28,14 @@ COPY_DEPTH: Final = 8
 """Blocks that are copied between two looks at the clock: a copy alone has no depth."""
 
 
-class Bounds(Protocol):
-    """The native bounds (native/src/bench/bounds.h). Methods return the seconds of each batch and release the GIL."""
-
-    def copy(self, kind: str, block_bytes: int, depth: int, budget_ms: int) -> list[float]:
-        """Copies within the working set; `kind` is "memcpy" or "streaming"."""
-
-    def socket(self, verb: str, block_bytes: int, depth: int, budget_ms: int, *, apart: bool) -> list[float]:
-        """Moves blocks over a TCP connection on loopback; `verb` is "get" or "put".
-
-        `apart` gives each of the two threads a core. Raises `OSError` if the connection fails or does not move.
-        """
-
-
-def make_bounds(working_set: WorkingSet) -> Bounds:
+def make_bounds(working_set: WorkingSet) -> _native.Bounds:
     """The bounds, with the memory of `working_set`, which they keep alive."""
-    return cast(Bounds, cast(Any, native()).Bounds(working_set.source, working_set.target))
+    return native().Bounds(working_set.source, working_set.target)
 
 
 @dataclass(frozen=True)
 class _CopyProbe:
-    bounds: Bounds
+    bounds: _native.Bounds
     kind: str
     block_bytes: int
 
@@ -59,7 +49,7 @@ class _CopyProbe:
 
 @dataclass(frozen=True)
 class _SocketProbe:
-    bounds: Bounds
+    bounds: _native.Bounds
     subject: str
     verb: str
     block_bytes: int
@@ -74,7 +64,7 @@ class _SocketProbe:
         return np.array(self.bounds.socket(self.verb, self.block_bytes, self.depth, budget_ms, apart=apart))
 
 
-def bound_probes(bounds: Bounds, block_bytes: int, depths: Sequence[int]) -> Iterator[Probe]:
+def bound_probes(bounds: _native.Bounds, block_bytes: int, depths: Sequence[int]) -> Iterator[Probe]:
     """All bounds for blocks of one size."""
     for kind in ("memcpy", "streaming"):
         yield _CopyProbe(bounds, kind, block_bytes)

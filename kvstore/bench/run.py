@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from kvstore import __version__
-from kvstore.bench.bounds import Bounds, bound_probes, make_bounds
+from kvstore.bench.bounds import bound_probes, make_bounds
 from kvstore.bench.goals import MATCH_KEYS, Goal, judge
 from kvstore.bench.machine import CpuMeter, describe_machine, last_level_cache_bytes
 from kvstore.bench.measurement import Probe
@@ -27,6 +27,9 @@ from kvstore.config import KIB, MIB, ClientConfig, NodeConfig, format_bytes
 from kvstore.errors import ConfigError, ConnectError
 from kvstore.transport import native, ucx_library
 from kvstore.transport.entropy import new_token
+
+if TYPE_CHECKING:
+    from kvstore import _native
 
 __all__ = ["BenchReport", "Progress", "run_bench"]
 
@@ -158,7 +161,7 @@ def _size_groups(
     clients: Mapping[str, Client],
     working_set: WorkingSet,
     stored: list[StoredSet],
-    bounds: Bounds,
+    bounds: _native.Bounds,
 ) -> Iterator[Group]:
     ring = PutRing(working_set)
     first = next(iter(clients.values()))

@@ -28,8 +28,7 @@ class NativeModule(Protocol):
     crc32c: Callable[[Any], int]
     crc32c_implementation: Callable[[], str]
     ucx_version: Callable[[], str]
-    bound_copy: Callable[[str, int, int, int], list[float]]
-    bound_socket: Callable[[int, int, int], list[float]]
+    Bounds: type[_native.Bounds]
 
 
 @functools.cache

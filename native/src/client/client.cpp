@@ -66,7 +66,13 @@ std::unique_ptr<Lane> Client::open_lane(const LaneTarget& target, uint64_t deadl
   if (target.lane == "mapped") {
     return std::make_unique<MappedLane>(environment, target.socket_path, target.token, deadline_ns);
   }
-  return std::make_unique<UcxLane>(environment, profile_of(target), target.address, target.token, deadline_ns);
+  auto lane = std::make_unique<UcxLane>(environment, profile_of(target), target.address, target.token, deadline_ns);
+  // UCX falls back to TCP without a word, across containers for example.
+  const bool shared = lane->description().find("posix") != std::string::npos;
+  if (target.lane == "shm" && !shared) {
+    throw std::runtime_error("client and node share no memory; UCX chose " + lane->description());
+  }
+  return lane;
 }
 
 std::string Client::attach(const LaneTarget& target, uint32_t timeout_ms) {
