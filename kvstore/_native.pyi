@@ -38,6 +38,7 @@ class Node:
         spin_us: int,
         network: bool = True,
         rdma_transports: str = "",
+        huge_pages: bool = True,
         prefault: bool = False,
     ) -> None: ...
     def endpoints(self) -> list[tuple[int, bytes, bytes, str]]:

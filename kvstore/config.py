@@ -156,7 +156,7 @@ class NodeConfig(_Settings):
 
     listen: str = _setting("127.0.0.1:7400", "str", "Address of the control plane; port 0 picks a free one.")
     memory_bytes: int = _setting(
-        4 * GIB, "bytes", "Memory for blocks, taken at start.", key="memory", least=64 * KIB, most=1 << 44
+        4 * GIB, "bytes", "Memory for blocks, taken at start.", key="memory", least=64 * KIB, most=(1 << 44) - 4 * KIB
     )
     max_block_bytes: int = _setting(
         64 * MIB, "bytes", "Largest block that the node accepts.", least=4 * KIB, most=64 * MIB
@@ -168,6 +168,9 @@ class NodeConfig(_Settings):
         "str",
         "A second listener for RDMA: where there are devices, never, or its protocol over TCP (slower; for tests).",
         choices=("auto", "off", "over-tcp"),
+    )
+    huge_pages: bool = _setting(
+        True, "bool", "Take the memory in reserved huge pages where enough are free (`vm.nr_hugepages`)."
     )
     prefault: bool = _setting(
         False, "bool", "Touch all memory at start (seconds a GiB), so that no first write pays for its pages."

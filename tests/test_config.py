@@ -76,6 +76,7 @@ def test_every_setting_can_come_from_every_source(file):
             "threads": 3,
             "data_port": 7500,
             "rdma": "off",
+            "huge_pages": False,
             "prefault": True,
             "spin_us": 0,
             "capability_ttl_ms": 500,

@@ -74,5 +74,6 @@ def _start_node(config: NodeConfig, runtime_dir: str) -> _native.Node:
         runtime_dir=runtime_dir,
         spin_us=config.spin_us,
         network=False,
+        huge_pages=config.huge_pages,
         prefault=config.prefault,
     )

@@ -88,6 +88,7 @@ class NodeServer:
                 runtime_dir=runtime_dir,
                 spin_us=config.spin_us,
                 rdma_transports=rdma_transports(config.rdma),
+                huge_pages=config.huge_pages,
                 prefault=config.prefault,
             )
         except (OSError, ValueError) as error:

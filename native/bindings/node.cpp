@@ -56,7 +56,7 @@ void bind_node(nb::module_& module) {
           "__init__",
           [](PyNode* self, uint64_t memory_bytes, uint64_t max_block_bytes, const std::string& host, uint16_t data_port,
              uint32_t threads, const std::string& runtime_dir, uint32_t spin_us, bool network,
-             const std::string& rdma_transports, bool prefault) {
+             const std::string& rdma_transports, bool huge_pages, bool prefault) {
             if (threads == 0) throw nb::value_error("a node needs at least one data thread");
             if (memory_bytes == 0) throw nb::value_error("a node needs memory");
             NodeOptions options;
@@ -69,11 +69,12 @@ void bind_node(nb::module_& module) {
             options.spin_us = spin_us;
             options.network = network;
             options.rdma_transports = rdma_transports;
+            options.huge_pages = huge_pages;
             options.prefault = prefault;
             new (self) PyNode(std::move(options));
           },
           nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
-          "spin_us"_a, "network"_a = true, "rdma_transports"_a = "", "prefault"_a = false)
+          "spin_us"_a, "network"_a = true, "rdma_transports"_a = "", "huge_pages"_a = true, "prefault"_a = false)
       .def("endpoints", &PyNode::endpoints)
       .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
       .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })

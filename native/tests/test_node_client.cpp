@@ -165,6 +165,24 @@ TEST(node_client_ucx, round_trips_over_tcp) { round_trips("tcp"); }
 TEST(node_client_ucx, round_trips_over_shared_memory) { round_trips("shm"); }
 TEST(node_client_ucx, round_trips_by_rendezvous) { round_trips("rdma-over-tcp"); }
 
+// Was a miss for blocks that are there: one client may lease half of the memory at a time.
+TEST(node_client_mapped, one_get_of_nearly_all_memory) {
+  const Cluster cluster;
+  const auto client = cluster.client("mapped");
+  std::vector<Key> keys;
+  std::vector<std::vector<std::byte>> sent;
+  for (uint64_t i = 0; i < 14; ++i) {
+    keys.push_back(key_of(500 + i));
+    sent.push_back(bytes_of(500 + i, 4 << 20));
+  }
+  auto received = empty_like(sent);
+  client->execute(batch_of(Verb::kPut, keys, sent));
+  const auto get = batch_of(Verb::kGet, keys, received);
+  client->execute(get);
+  CHECK(all_are(*get, Status::kOk));
+  CHECK(received == sent);
+}
+
 TEST(node_client_mapped, first_writer_wins) {
   const Cluster cluster;
   const auto client = cluster.client("mapped");

@@ -28,7 +28,7 @@ def test_nothing_is_written_to_a_buffer_after_its_get_has_ended(node, impatient,
     contents = blocks(keys, SIZE)
     assert impatient.put(keys, contents, timeout_ms=20_000).all_ok
     interrupted = 0
-    for number in range(ROUNDS_MAX):
+    for number in range(ROUNDS_MAX if lane != "mapped" else INTERRUPTED_MIN):
         buffers = np.zeros((COUNT, SIZE), np.uint8)
         freezer = threading.Timer(moments.uniform(0, 0.015), node.freeze)
         freezer.start()
@@ -48,7 +48,10 @@ def test_nothing_is_written_to_a_buffer_after_its_get_has_ended(node, impatient,
         assert (buffers == PATTERN).all(), f"a buffer was written to after it was handed back ({where})"
         if interrupted == INTERRUPTED_MIN:
             break
-    assert interrupted == INTERRUPTED_MIN, f"no get was under way when the node froze (seed {SEED})"
+    # Over the mapped lane the client copies by itself: a frozen node holds up nothing but its answer.
+    if lane != "mapped":
+        assert interrupted == INTERRUPTED_MIN, f"too few gets were under way when the node froze (seed {SEED})"
+        assert impatient.stats()["client"]["late_chunks"] > 0, "no byte came late, so nothing was tested"
 
 
 def test_a_request_given_up_while_the_node_was_frozen(node, impatient, lane):

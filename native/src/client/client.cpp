@@ -263,12 +263,11 @@ void Client::drive(Until until) {
         continue;
       }
     }
-    if (now_ns - active_ns > spin_ns) {
+    const uint64_t idle_ns = now_ns - active_ns;
+    if (idle_ns > spin_ns || !spin_pause(clock_, idle_ns)) {
       sleep_for_events(now_ns);
       active_ns = clock_.now_ns() - spin_ns / 2;  // an empty wake-up earns half a spin only
       look_ns = 0;
-    } else {
-      spin_pause(now_ns - active_ns);
     }
   }
 }

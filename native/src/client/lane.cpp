@@ -15,18 +15,21 @@ Lane::Lane(const LaneEnvironment& environment, uint32_t chunk_bytes)
 
 void Lane::start(const std::shared_ptr<Batch>& batch) {
   const auto keys = static_cast<uint32_t>(batch->keys.size());
-  batch->transfers_open = (keys + kKeysMax - 1) / kKeysMax;
-  if (batch->transfers_open == 0) return environment_.on_done(batch);
+  if (keys == 0) return environment_.on_done(batch);
   // The end of the chain goes first: the node's stamps then leave the beginning the most recently used.
-  for (uint32_t part = batch->transfers_open; part-- > 0;) {
+  for (uint32_t part = (keys + kKeysMax - 1) / kKeysMax; part-- > 0;) {
     const uint32_t first = part * kKeysMax;
-    const auto transfer =
-        std::make_shared<Transfer>(batch, environment_.next_request_id++, first, std::min(kKeysMax, keys - first));
-    pending_.emplace(transfer->id, transfer);
-    send_frame(transfer->request_frame());
+    launch(batch, first, std::min(kKeysMax, keys - first));
   }
   next_deadline_ns_ = std::min(next_deadline_ns_, batch->deadline_ns);
   if (expecting_since_ns_ == 0) expecting_since_ns_ = environment_.clock.now_ns();
+}
+
+void Lane::launch(const std::shared_ptr<Batch>& batch, uint32_t first, uint32_t count) {
+  const auto transfer = std::make_shared<Transfer>(batch, environment_.next_request_id++, first, count);
+  ++batch->transfers_open;
+  pending_.emplace(transfer->id, transfer);
+  send_frame(transfer->request_frame());
 }
 
 bool Lane::progress() {

@@ -198,8 +198,17 @@ void MappedLane::end_get(const TransferPtr& transfer) {
     transfer->batch->borrowed.push_back(std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id));
   } else {
     send_bare(FrameKind::kRelease, transfer->id);
+    ask_again(*transfer);
   }
   finish(transfer);
+}
+
+// The node lends a client no more than half of its memory at once; a larger get takes what is left in another turn.
+void MappedLane::ask_again(const Transfer& transfer) {
+  for (uint32_t i = 1; i < transfer.key_count; ++i) {
+    if (static_cast<Status>(transfer.entries[i].status) != Status::kBusy) continue;
+    return launch(transfer.batch, transfer.first_key + i, transfer.key_count - i);
+  }
 }
 
 void MappedLane::on_late_get_reply(const Reply& reply) { send_bare(FrameKind::kRelease, reply.header.request_id); }

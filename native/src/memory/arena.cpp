@@ -22,7 +22,20 @@ uint64_t round_up_to_huge_page(uint64_t bytes) {
 
 }  // namespace
 
-Arena::Arena(uint64_t bytes) : memory_("kvstore-arena", round_up_to_huge_page(bytes), kArenaSeals) {}
+Arena::Arena(uint64_t bytes, bool huge_pages) {
+  constexpr const char* kName = "kvstore-arena";
+  const uint64_t rounded = round_up_to_huge_page(bytes);
+  if (huge_pages) {
+    try {
+      memory_ = std::make_unique<MappedMemfd>(kName, rounded, kArenaSeals, MappedMemfd::Pages::kHuge);
+      huge_pages_ = true;
+      return;
+    } catch (const std::system_error&) {
+      // None reserved, or too few: the usual case.
+    }
+  }
+  memory_ = std::make_unique<MappedMemfd>(kName, rounded, kArenaSeals, MappedMemfd::Pages::kNormal);
+}
 
 void Arena::prefault() {
   // An atomic "or 0" is a write that changes nothing, even beside other writers.
@@ -33,7 +46,8 @@ void Arena::prefault() {
 
 ArenaView::ArenaView(int fd, uint64_t bytes) : memory_(fd, bytes, kArenaSeals, PROT_READ) {}
 
-SharedSegment::SharedSegment(uint64_t bytes) : memory_("kvstore-segment", bytes, kSegmentSeals) {}
+SharedSegment::SharedSegment(uint64_t bytes)
+    : memory_("kvstore-segment", bytes, kSegmentSeals, MappedMemfd::Pages::kNormal) {}
 
 SharedSegment::SharedSegment(int fd, uint64_t bytes) : memory_(fd, bytes, kSegmentSeals, PROT_READ | PROT_WRITE) {}
 

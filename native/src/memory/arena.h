@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "memory/mapped_memfd.h"
 
@@ -13,19 +14,21 @@ namespace kvstore {
 
 class Arena {
  public:
-  // Reserves `bytes` (rounded up to 2 MiB). Pages are taken on first write; transparent huge pages are asked for.
-  // Throws std::system_error.
-  explicit Arena(uint64_t bytes);
+  // Reserves `bytes` (rounded up to 2 MiB): in huge pages if `huge_pages` and enough of them are free, in normal ones
+  // otherwise. Normal pages are taken on first write. Throws std::system_error.
+  explicit Arena(uint64_t bytes, bool huge_pages = true);
 
-  [[nodiscard]] int fd() const { return memory_.fd(); }
-  [[nodiscard]] uint64_t bytes() const { return memory_.bytes(); }
-  [[nodiscard]] std::byte* data() const { return memory_.data(); }
+  [[nodiscard]] int fd() const { return memory_->fd(); }
+  [[nodiscard]] uint64_t bytes() const { return memory_->bytes(); }
+  [[nodiscard]] std::byte* data() const { return memory_->data(); }
+  [[nodiscard]] bool huge_pages() const { return huge_pages_; }
   // Touches every page, so that no page fault is left for the data path. Keeps what is there; others may use the arena
   // meanwhile. About half a second a GiB.
   void prefault();
 
  private:
-  MappedMemfd memory_;
+  std::unique_ptr<MappedMemfd> memory_;
+  bool huge_pages_ = false;
 };
 
 // A client's read-only view of an arena it received as a descriptor. Checks the seals and the size first: a memfd that

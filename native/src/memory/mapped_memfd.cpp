@@ -1,6 +1,7 @@
 #include "memory/mapped_memfd.h"
 
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,8 +25,10 @@ MappedMemfd::File::~File() {
   if (fd >= 0) close(fd);
 }
 
-MappedMemfd::MappedMemfd(const char* name, uint64_t bytes, int seals)
-    : file_(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)), bytes_(bytes) {
+MappedMemfd::MappedMemfd(const char* name, uint64_t bytes, int seals, Pages pages)
+    : file_(memfd_create(name,
+                         MFD_CLOEXEC | MFD_ALLOW_SEALING | (pages == Pages::kHuge ? MFD_HUGETLB | MFD_HUGE_2MB : 0u))),
+      bytes_(bytes) {
   const std::string what = std::string(name) + " of " + std::to_string(bytes) + " bytes: ";
   if (fd() < 0) throw_errno(what + "memfd_create failed");
   if (ftruncate(fd(), static_cast<off_t>(bytes)) != 0) throw_errno(what + "ftruncate failed");

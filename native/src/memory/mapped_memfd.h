@@ -12,8 +12,10 @@ namespace kvstore {
 class MappedMemfd {
  public:
   // Creates a memfd of `bytes`, maps it writable, then applies `seals` (so F_SEAL_FUTURE_WRITE spares this mapping).
-  // `name` shows in /proc/<pid>/maps. Throws std::system_error.
-  MappedMemfd(const char* name, uint64_t bytes, int seals);
+  // `name` shows in /proc/<pid>/maps. `pages` kHuge takes reserved 2 MiB pages (of which `bytes` is a multiple) and
+  // fails where not enough are free. Throws std::system_error.
+  enum class Pages { kNormal, kHuge };
+  MappedMemfd(const char* name, uint64_t bytes, int seals, Pages pages);
   // Takes over a received descriptor, also when it throws, and maps its first `bytes` with `protection` (PROT_*).
   // Throws std::runtime_error when it lacks one of `required_seals` or is shorter than `bytes`, else std::system_error.
   MappedMemfd(int fd, uint64_t bytes, int required_seals, int protection);

@@ -133,15 +133,14 @@ void DataThread::run() {
       tick();
       tick_ns = now_ns;
     }
-    if (now_ns - active_ns > spin_ns) {
+    const uint64_t idle_ns = now_ns - active_ns;
+    if (idle_ns > spin_ns || !spin_pause(context_.clock, idle_ns)) {
       wait_for_events(kSleepMsMax);
       active_ns = look_ns = context_.clock.now_ns();
       active_ns -= std::min(active_ns, spin_ns / 2);  // an empty wake-up earns half a spin only
     } else if (now_ns - look_ns >= kSocketLookNs) {
       wait_for_events(0);
       look_ns = now_ns;
-    } else {
-      spin_pause(now_ns - active_ns);
     }
   }
 }

@@ -6,7 +6,7 @@ namespace kvstore {
 
 Node::Node(NodeOptions options)
     : options_(std::move(options)),
-      arena_(options_.memory_bytes),
+      arena_(options_.memory_bytes, options_.huge_pages),
       store_(arena_, {.max_block_bytes = options_.max_block_bytes}, clock_, make_lru_policy()) {
   if (options_.prefault) arena_.prefault();
   store_.on_publish([this](const Key& key) {
@@ -42,6 +42,7 @@ std::vector<std::pair<std::string, uint64_t>> Node::stats() const {
       {"reserved_bytes", store.reserved_bytes},
       {"leased_bytes", store.leased_bytes},
       {"index_bytes", store.index_bytes},
+      {"huge_pages", arena_.huge_pages() ? 1 : 0},
       {"blocks", store.blocks},
       {"leases", store.leases},
       {"hits", store.hits},

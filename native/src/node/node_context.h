@@ -21,6 +21,7 @@ struct NodeOptions {
   uint32_t threads = 1;
   std::string runtime_dir;      // existing private directory for the Unix sockets
   uint32_t spin_us = 200;       // how long a data thread spins after the last work before it blocks
+  bool huge_pages = true;       // where enough are reserved
   bool prefault = false;        // touch all memory before the first client
   bool network = true;          // false: same-host channel only (embedded mode)
   std::string rdma_transports;  // UCX transports of a second listener with rendezvous, such as "rc,ud,self"; "": none
