@@ -121,7 +121,7 @@ def test_a_dropped_store_leaves_nothing_behind(folder):
 
 def test_memory_that_cannot_be_had_leaves_nothing_behind(folder):
     with pytest.raises(ConnectError, match="embedded store cannot be started"):
-        kvstore.connect("embedded://?memory=16TiB")
+        kvstore.connect("embedded://?memory=15TiB")
     assert not list(folder.iterdir())
 
 

@@ -18,6 +18,7 @@ Keys = npt.NDArray[np.uint8]
 
 _DELETE_KEYS = 4096
 _FILL_BYTES = 16 << 20
+_PAGE_BYTES = 4096
 
 
 class WorkingSet:
@@ -25,13 +26,22 @@ class WorkingSet:
 
     def __init__(self, size_bytes: int, random: np.random.Generator) -> None:
         self.size_bytes = size_bytes
-        self.source: Bytes = random.integers(0, 256, size_bytes, dtype=np.uint8)
-        self.target: Bytes = np.full(size_bytes, 1, dtype=np.uint8)
+        self.source = _page_aligned(size_bytes)
+        self.source[:] = random.integers(0, 256, size_bytes, dtype=np.uint8)
+        self.target = _page_aligned(size_bytes)
+        self.target[:] = 1
         self._random = random
 
     def new_keys(self, count: int) -> Keys:
         """Keys that no block has, as a `(count, 32)` array."""
         return self._random.integers(0, 256, (count, 32), dtype=np.uint8)
+
+
+def _page_aligned(size_bytes: int) -> Bytes:
+    """Memory as tensor libraries and engines allocate it; numpy alone starts its arrays 16 bytes into a page."""
+    spare = np.empty(size_bytes + _PAGE_BYTES, dtype=np.uint8)
+    start = -spare.ctypes.data % _PAGE_BYTES
+    return spare[start : start + size_bytes]
 
 
 def _blocks(region: Bytes, block_bytes: int, first: int, count: int) -> list[Bytes]:

@@ -162,4 +162,16 @@ TEST(shared_segment, descriptors_are_closed_with_it) {
   CHECK(!is_open(fd));
 }
 
+// Huge pages are the operator's to reserve: with none, or with some, the arena is the same.
+TEST(arena, works_with_and_without_huge_pages) {
+  for (const bool huge_pages : {false, true}) {
+    Arena arena(4 << 20, huge_pages);
+    CHECK(huge_pages || !arena.huge_pages());
+    CHECK_EQ(arena.bytes(), uint64_t{4 << 20});
+    arena.data()[arena.bytes() - 1] = std::byte{7};
+    const ArenaView view(dup(arena.fd()), arena.bytes());
+    CHECK(view.data()[arena.bytes() - 1] == std::byte{7});
+  }
+}
+
 }  // namespace

@@ -309,6 +309,19 @@ TEST(node_client_mapped, closing_ends_what_is_pending) {
   CHECK(get->statuses[0] == Status::kUnavailable);
 }
 
+// Was a leak over shared memory: UCX tells a peer nothing of a closed endpoint while both processes live.
+void leaves_no_session(const std::string& lane) {
+  const Cluster cluster;
+  for (int i = 0; i < 3; ++i) (void)cluster.client(lane);
+  CHECK(cluster.settles("sessions_opened", 3));
+  CHECK(cluster.settles("sessions_open", 0));
+  CHECK_EQ(cluster.stat("sessions_lost"), 0u);
+}
+
+TEST(node_client_mapped, a_closed_client_leaves_no_session) { leaves_no_session("mapped"); }
+TEST(node_client_ucx, a_client_closed_over_tcp_leaves_no_session) { leaves_no_session("tcp"); }
+TEST(node_client_ucx, a_client_closed_over_shared_memory_leaves_no_session) { leaves_no_session("shm"); }
+
 void survives_the_node(const std::string& lane) {
   Cluster cluster;
   const auto client = cluster.client(lane);

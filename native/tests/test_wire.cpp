@@ -39,6 +39,7 @@ std::vector<Bytes> every_request() {
       encode_report(Report::kCorrupt, keys, values),
       encode_bare(header_of(FrameKind::kPing)),
       encode_bare(header_of(FrameKind::kCancel)),
+      encode_bare(header_of(FrameKind::kBye)),
   };
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -10,11 +11,13 @@ import kvstore
 from tests.faults.client_worker import COUNT, SIZE, keys_of
 from tests.faults.conftest import HANG_S
 from tests.node_process import LANES, wait_until
-from tests.support.blocks import blocks
+from tests.support.blocks import blocks, chain
 from tests.support.traffic import Traffic
 from tests.support.worker import Worker
 
 MODULE = "tests.faults.client_worker"
+SEED = 11
+MOMENTS = 80
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -48,6 +51,32 @@ def test_others_do_not_notice_and_it_goes_on(node, lane, frozen_s):
         # A session that was given up costs a batch, or two while it is opened again.
         assert missed <= 2 * COUNT or frozen_s > 1
     node.wait_for_counters("all sessions have ended", sessions_open=0, leases=0, reserved_bytes=0)
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("verb", ["put", "get"])
+def test_at_any_moment_of_its_work_others_are_served(node, lane, verb):
+    """Nothing that clients share, such as a queue, may be held by one of them while it stands still."""
+    moments = random.Random(SEED)
+    name = f"any moment {lane}"
+    keys = keys_of(name, 0)
+    beside = chain("beside", 2)
+    with kvstore.connect(node.url, lane=lane, timeout_ms=10_000) as store:
+        assert store.put(beside, blocks(beside, 100_000)).all_ok
+        assert verb == "put" or store.put(keys, blocks(keys, SIZE)).all_ok
+        with Worker(MODULE, verb, node.url, lane, name) as worker:
+            assert worker.next_line() == "ready"
+            for number in range(MOMENTS):
+                time.sleep(moments.uniform(0, 0.01))
+                worker.freeze()
+                assert store.match(beside) == 2, f"seed {SEED}, moment {number}: an idle client holds up others"
+                worker.thaw()
+            # Dead at a moment like these, it leaves the way open for others too.
+            worker.freeze()
+            worker.kill()
+        assert store.match(beside) == 2
+        with kvstore.connect(node.url, lane=lane, timeout_ms=10_000) as late:
+            assert late.match(beside) == 2
 
 
 @pytest.mark.parametrize("lane", LANES)

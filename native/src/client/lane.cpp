@@ -5,8 +5,9 @@
 namespace kvstore {
 namespace {
 
-constexpr uint64_t kPingNs = 250'000'000;       // silence after which a node that owes an answer is asked
-constexpr uint64_t kSilenceNs = 2'000'000'000;  // silence after which it is lost
+constexpr uint64_t kIdlePingNs = 2'000'000'000;  // how often an idle session is looked after
+constexpr uint64_t kPingNs = 250'000'000;        // silence after which a node that owes an answer is asked
+constexpr uint64_t kSilenceNs = 2'000'000'000;   // silence after which it is lost
 
 }  // namespace
 
@@ -50,8 +51,12 @@ void Lane::on_frame(ByteView frame) {
     lost_ = true;  // not our protocol: nothing on this session can be trusted
     return;
   }
-  heard_ns_ = environment_.clock.now_ns();
   on_reply(*reply);
+  heard();
+}
+
+void Lane::heard() {
+  heard_ns_ = environment_.clock.now_ns();
   expecting_since_ns_ = pending_.empty() ? 0 : heard_ns_;
 }
 
@@ -225,6 +230,11 @@ void Lane::maybe_finish_put(const TransferPtr& transfer) {
 void Lane::keep_time(uint64_t now_ns) {
   check_alive();
   if (now_ns >= next_deadline_ns_) expire(now_ns);
+  if (expecting_since_ns_ == 0 && now_ns - std::min(now_ns, heard_ns_) > kIdlePingNs) {
+    // Tells the node that the client lives, and the client whether the node does.
+    expecting_since_ns_ = pinged_ns_ = now_ns;
+    send_bare(FrameKind::kPing, 0);
+  }
   if (expecting_since_ns_ == 0) return;
   const uint64_t silent_ns = now_ns - std::min(now_ns, std::max(heard_ns_, expecting_since_ns_));
   if (silent_ns > kSilenceNs) lost_ = true;

@@ -111,6 +111,8 @@ class Lane {
   virtual void abandon(Transfer& transfer) {}
 
   void on_frame(ByteView frame);
+  // The node said something, be it only a piece of a block.
+  void heard();
   // Asks for `count` keys of the batch, from `first` on.
   void launch(const std::shared_ptr<Batch>& batch, uint32_t first, uint32_t count);
   [[nodiscard]] TransferPtr find(uint64_t request_id) const;

@@ -30,6 +30,11 @@ MappedLane::MappedLane(const LaneEnvironment& environment, const std::string& so
   greet(token, deadline_ns);
 }
 
+MappedLane::~MappedLane() {
+  fail_all(Status::kUnavailable);
+  if (!lost_) send_bare(FrameKind::kBye, 0);
+}
+
 void MappedLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns) {
   if (!socket_.send(encode_hello(token, {}))) throw std::runtime_error("the node closed its Unix socket");
   Bytes packet;

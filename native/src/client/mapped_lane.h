@@ -11,7 +11,7 @@ class MappedLane final : public Lane {
   // Connects and says hello. Throws OpenTimeout, std::runtime_error or std::system_error.
   MappedLane(const LaneEnvironment& environment, const std::string& socket_path,
              std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns);
-  ~MappedLane() override { fail_all(Status::kUnavailable); }
+  ~MappedLane() override;
 
   [[nodiscard]] bool prepare_sleep() override;
   void end_sleep() override;

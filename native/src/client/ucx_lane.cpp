@@ -8,6 +8,7 @@ namespace kvstore {
 namespace {
 
 constexpr size_t kStreamingBytesMin = 32 << 10;  // below, the copy is better left in the cache
+constexpr uint64_t kByeNs = 50'000'000;          // for the last frame to leave
 constexpr uint64_t kQuiesceNs = 1'000'000'000;   // for UCX to let go of receives after a forced close
 
 }  // namespace
@@ -30,7 +31,16 @@ UcxLane::UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, 
 
 UcxLane::~UcxLane() {
   fail_all(Status::kUnavailable);
+  say_bye();
   worker_.reset();
+}
+
+// Over shared memory a closed endpoint is not seen by its peer while both processes live; so the node is told.
+void UcxLane::say_bye() {
+  if (lost_ || !greeted_) return;
+  send_bare(FrameKind::kBye, 0);
+  const uint64_t give_up_ns = environment_.clock.now_ns() + kByeNs;
+  while (!lost_ && endpoint_->sends_in_flight() > 0 && environment_.clock.now_ns() < give_up_ns) worker_->progress();
 }
 
 void UcxLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns) {
@@ -159,6 +169,7 @@ void UcxLane::on_chunk(UcxEndpoint&, ByteView header, ByteView payload) {
 }
 
 void UcxLane::received(const TransferPtr& transfer, const ChunkHeader& chunk, uint32_t crc) {
+  heard();
   BlockProgress& progress = transfer->progress[chunk.block];
   progress.bytes += chunk.bytes;
   progress.crc ^= crc32c_concat(crc, 0, chunk.block_length - chunk.offset - chunk.bytes);

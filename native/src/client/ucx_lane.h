@@ -33,6 +33,7 @@ class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
   void on_placed(UcxEndpoint& endpoint, ByteView header, bool received) override;
   void on_chunk_sent(uint64_t cookie, bool sent) override;
 
+  void say_bye();
   void greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns);
   // The get that a chunk belongs to, its buffer being as long as the block; nullptr if nobody waits for it.
   [[nodiscard]] TransferPtr receiver_of(const ChunkHeader& chunk);

@@ -223,7 +223,11 @@ void DataThread::accept_local() {
 }
 
 void DataThread::drop_local(uint64_t session_id) {
-  if (local_.erase(session_id) > 0) ++context_.counters.sessions_lost;
+  const auto found = local_.find(session_id);
+  if (found == local_.end()) return;
+  found->second->poll();  // its last words may still be in the ring
+  if (!found->second->said_bye()) ++context_.counters.sessions_lost;
+  local_.erase(found);
 }
 
 // ---- network sessions
@@ -258,11 +262,15 @@ void DataThread::doom(UcxEndpoint& endpoint) { doomed_.push_back(static_cast<Ucx
 void DataThread::on_lost(UcxEndpoint& endpoint) { doom(endpoint); }
 
 void DataThread::on_frame(UcxEndpoint& endpoint, ByteView frame) {
-  if (!static_cast<UcxSession*>(endpoint.owner)->on_frame(frame)) doom(endpoint);
+  auto* session = static_cast<UcxSession*>(endpoint.owner);
+  session->heard();
+  if (!session->on_frame(frame)) doom(endpoint);
 }
 
 void DataThread::on_chunk(UcxEndpoint& endpoint, ByteView header, ByteView payload) {
-  if (!static_cast<UcxSession*>(endpoint.owner)->on_chunk(header, payload)) doom(endpoint);
+  auto* session = static_cast<UcxSession*>(endpoint.owner);
+  session->heard();
+  if (!session->on_chunk(header, payload)) doom(endpoint);
 }
 
 std::byte* DataThread::place_chunk(UcxEndpoint& endpoint, ByteView header, size_t payload_bytes) {
@@ -270,7 +278,9 @@ std::byte* DataThread::place_chunk(UcxEndpoint& endpoint, ByteView header, size_
 }
 
 void DataThread::on_placed(UcxEndpoint& endpoint, ByteView header, bool received) {
-  static_cast<UcxSession*>(endpoint.owner)->on_placed(header, received);
+  auto* session = static_cast<UcxSession*>(endpoint.owner);
+  session->heard();
+  session->on_placed(header, received);
 }
 
 void DataThread::reap_network() {
@@ -279,9 +289,9 @@ void DataThread::reap_network() {
     if (found == network_.end()) continue;
     found->second->endpoint().close();
     found->second->on_closed();
+    if (!found->second->said_bye()) ++context_.counters.sessions_lost;
     closing_.push_back(std::move(found->second));
     network_.erase(found);
-    ++context_.counters.sessions_lost;
   }
   for (UcxWorker* worker : workers()) {
     if (worker != nullptr) worker->reap();

@@ -53,6 +53,8 @@ bool Session::on_frame(ByteView frame) {
     return false;
   }
   if (!greeted_) return on_hello(*request);
+  said_bye_ = request->header.kind == FrameKind::kBye;
+  if (said_bye_) return false;
   dispatch(std::move(*request));
   return true;
 }

@@ -36,6 +36,8 @@ class Session {
   virtual bool poll() { return false; }
   // A block that get `request_id` waits for may be there now.
   void wake(uint64_t request_id);
+  // The client ended the session itself.
+  [[nodiscard]] bool said_bye() const { return said_bye_; }
   // True when nothing outside refers to the session any more.
   [[nodiscard]] virtual bool finished() const = 0;
 
@@ -88,6 +90,7 @@ class Session {
   const uint32_t thread_;
   const uint64_t opened_ns_;
   bool greeted_ = false;
+  bool said_bye_ = false;
   uint32_t verbs_ = 0;
   std::unordered_map<uint64_t, PutState> puts_;
   std::unordered_map<uint64_t, ParkedGet> parked_;

@@ -5,12 +5,15 @@
 namespace kvstore {
 namespace {
 
-constexpr uint64_t kStallNs = 10'000'000'000;  // a client that takes nothing for so long is dropped
+constexpr uint64_t kStallNs = 10'000'000'000;    // a client that takes nothing for so long is dropped
+constexpr uint64_t kSilenceNs = 10'000'000'000;  // ... or says nothing: idle ones ping every two seconds
 
 }  // namespace
 
 UcxSession::UcxSession(NodeContext& context, uint64_t id, uint32_t thread, UcxEndpoint& endpoint)
-    : Session(context, id, thread), endpoint_(endpoint), chunk_bytes_(endpoint.profile().chunk_bytes) {}
+    : Session(context, id, thread), endpoint_(endpoint), chunk_bytes_(endpoint.profile().chunk_bytes) {
+  heard();
+}
 
 UcxSession::~UcxSession() {
   for (const auto& [cookie, stream] : streams_) {
@@ -131,7 +134,8 @@ void UcxSession::on_release(uint64_t request_id) {
 
 bool UcxSession::on_tick(uint64_t now_ns) {
   const bool stalled = chunks_in_flight_ > 0 && now_ns - last_progress_ns_ > kStallNs;
-  return !stalled && Session::on_tick(now_ns);
+  const bool silent = now_ns > heard_ns_ && now_ns - heard_ns_ > kSilenceNs;
+  return !stalled && !silent && Session::on_tick(now_ns);
 }
 
 void UcxSession::on_closed() { closed_ = true; }

@@ -14,6 +14,8 @@ class UcxSession final : public Session, private ChunkSender {
   ~UcxSession() override;
 
   [[nodiscard]] UcxEndpoint& endpoint() const { return endpoint_; }
+  // Bytes of any kind came from the client.
+  void heard() { heard_ns_ = context_.clock.now_ns(); }
   [[nodiscard]] bool on_chunk(ByteView header, ByteView payload);
   [[nodiscard]] std::byte* place_chunk(ByteView header, size_t payload_bytes);
   void on_placed(ByteView header, bool received);
@@ -56,6 +58,7 @@ class UcxSession final : public Session, private ChunkSender {
   uint32_t chunks_in_flight_ = 0;
   uint32_t placements_in_flight_ = 0;
   uint64_t last_progress_ns_ = 0;
+  uint64_t heard_ns_ = 0;
   bool closed_ = false;
 };
 

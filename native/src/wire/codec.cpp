@@ -137,6 +137,7 @@ bool read_request_body(Reader& reader, Request* request) {
     case FrameKind::kRelease:
     case FrameKind::kPing:
     case FrameKind::kCancel:
+    case FrameKind::kBye:
       return request->header.count == 0;
     default:
       return false;

@@ -42,7 +42,8 @@ struct Reply {
 // Each returns a whole frame. `header` carries kind, request_id, timeout_ms and first_depth; count and body_bytes are
 // set here.
 [[nodiscard]] Bytes encode_hello(std::span<const std::byte, kTokenBytes> token, ByteView address);
-[[nodiscard]] Bytes encode_bare(FrameHeader header);  // kRelease, kPing, kCancel, kPong; kMatchReply keeps its count
+[[nodiscard]] Bytes encode_bare(
+    FrameHeader header);  // kRelease, kPing, kCancel, kBye, kPong; kMatchReply keeps its count
 [[nodiscard]] Bytes encode_keys(FrameHeader header, std::span<const Key> keys);  // kMatch, kExists, kDelete
 [[nodiscard]] Bytes encode_get(FrameHeader header, uint32_t wait_ms, std::span<const Key> keys,
                                std::span<const uint32_t> capacities);

@@ -34,6 +34,7 @@ enum class FrameKind : uint8_t {
   kReport = 9,   // ReportPrelude, keys, checksums: what the client alone could see
   kPing = 10,    // nothing
   kCancel = 11,  // nothing: the client gave up on put or get `request_id`
+  kBye = 12,     // nothing: the client closes the session
   // node to client
   kHelloReply = 65,   // HelloReply
   kGetReply = 66,     // BlockEntry for each key
