@@ -46,6 +46,11 @@ class Node:
 
         The port is 0 without network; the addresses are empty where there is no such lane.
         """
+    def open_shm(self, thread: int) -> bytes:
+        """UCX address of a shared-memory lane, made for one session on data thread `thread`.
+
+        It goes away if no session begins there within 10 s. Raises `ConnectionError` when there are too many.
+        """
     def grant(self, token: bytes, verbs: int, ttl_ms: int) -> None:
         """Accepts `token` (32 bytes) as the first data-plane message of a session that starts within `ttl_ms`.
 

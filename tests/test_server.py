@@ -44,7 +44,7 @@ def serve_and_fail(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def hello(control: ControlPlane) -> Hello:
-    return control.hello(client_version="test", wire_version=native().WIRE_VERSION, timeout_ms=5000)
+    return control.hello(client_version="test", wire_version=native().WIRE_VERSION, shm=False, timeout_ms=5000)
 
 
 def test_says_when_it_is_ready_and_where(node):
@@ -129,7 +129,7 @@ def test_a_capability_is_never_shown(control, node):
 
 def test_another_wire_version_is_refused_with_both_versions(control):
     with pytest.raises(VersionMismatchError, match=rf"kvstore {kvstore.__version__}.*kvstore 9\.9.*99"):
-        control.hello(client_version="9.9", wire_version=99, timeout_ms=5000)
+        control.hello(client_version="9.9", wire_version=99, shm=False, timeout_ms=5000)
 
 
 def test_stats_and_evict(control, node):

@@ -99,10 +99,10 @@ class TestLanes:
     )
 
     def test_the_same_host(self):
-        assert candidates("auto", self.hello) == ("mapped", "shm", "tcp")
+        assert candidates("auto", self.hello) == ("mapped", "tcp")
 
     def test_the_same_kernel_but_another_container(self):
-        assert candidates("auto", replace(self.hello, local_socket="/not/here")) == ("shm", "tcp")
+        assert candidates("auto", replace(self.hello, local_socket="/not/here")) == ("tcp",)
 
     def test_another_host(self):
         assert candidates("auto", replace(self.hello, host_id="another")) == ("tcp",)

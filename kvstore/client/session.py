@@ -110,7 +110,10 @@ class NodeSession(Session):
     def _attach(self) -> None:
         deadline = Deadline(self._config.connect_timeout_ms)
         hello = self._control.hello(
-            client_version=__version__, wire_version=native().WIRE_VERSION, timeout_ms=deadline.left_ms()
+            client_version=__version__,
+            wire_version=native().WIRE_VERSION,
+            shm=self._config.lane == "shm",
+            timeout_ms=deadline.left_ms(),
         )
         attachment = lanes.attach(self.native, self._config.lane, hello, self._address.numeric_hosts(), deadline)
         self.lane, self.endpoint = attachment.lane, attachment.endpoint

@@ -35,7 +35,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._config = config
         self._node_id = new_id()
         self._host_id = host_id()
-        self._endpoints = itertools.cycle(node.endpoints())
+        self._endpoints = itertools.cycle(enumerate(node.endpoints()))
         self._started_s = time.monotonic()
 
     async def Hello(
@@ -53,7 +53,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             )
         token = new_token()
         self._node.grant(token, ALL_VERBS, self._config.capability_ttl_ms)
-        data_port, data_address, rdma_address, local_socket = next(self._endpoints)
+        thread, (data_port, data_address, rdma_address, local_socket) = next(self._endpoints)
+        if request.shm:
+            data_address = await self._open_shm(thread, context)
         _log.debug("hello from %s, kvstore %s", context.peer(), request.client_version)
         return control_pb2.HelloResponse(
             node_version=__version__,
@@ -68,6 +70,14 @@ class ControlService(control_pb2_grpc.ControlServicer):
             host_id=self._host_id,
             max_block_bytes=self._config.max_block_bytes,
         )
+
+    async def _open_shm(
+        self, thread: int, context: grpc.aio.ServicerContext[control_pb2.HelloRequest, control_pb2.HelloResponse]
+    ) -> bytes:
+        try:
+            return await asyncio.to_thread(self._node.open_shm, thread)
+        except OSError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
     async def Stats(
         self,

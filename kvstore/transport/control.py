@@ -61,9 +61,9 @@ class ControlPlane:
         self._channel: grpc.Channel | None = None
         self._closed = False
 
-    def hello(self, *, client_version: str, wire_version: int, timeout_ms: int) -> Hello:
+    def hello(self, *, client_version: str, wire_version: int, shm: bool, timeout_ms: int) -> Hello:
         """Asks for a session. Raises `ConnectError`, or `VersionMismatchError` when the node speaks another version."""
-        request = control_pb2.HelloRequest(client_version=client_version, wire_version=wire_version)
+        request = control_pb2.HelloRequest(client_version=client_version, wire_version=wire_version, shm=shm)
         answer = self._call(lambda stub: stub.Hello, request, timeout_ms)
         return Hello(
             node_id=answer.node_id,

@@ -1,7 +1,7 @@
 """Which way the bytes travel: a choice made once for each session.
 
 - `mapped`: same host; the client maps the node's arena and copies (or reads in place) without the node's help;
-- `shm`: same host, through UCX shared memory, where mapping is not possible;
+- `shm`: same host, through UCX shared memory; only by request, as the node makes queues for each such session;
 - `rdma`: through UCX, bytes placed by the network card, where both sides have one;
 - `tcp`: through UCX over any network.
 """
@@ -52,7 +52,7 @@ def candidates(lane: str, hello: Hello) -> Sequence[str]:
     if hello.host_id != host_id():
         return ("rdma", "tcp") if hello.rdma_address and has_rdma_devices() else ("tcp",)
     # Containers share a kernel, and so this identity, but not always the folder of the sockets.
-    return ("mapped", "shm", "tcp") if os.path.exists(hello.local_socket) else ("shm", "tcp")
+    return ("mapped", "tcp") if os.path.exists(hello.local_socket) else ("tcp",)
 
 
 def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str], deadline: Deadline) -> Attachment:

@@ -37,6 +37,16 @@ class PyNode {
     return list;
   }
 
+  [[nodiscard]] nb::bytes open_shm(size_t thread) const {
+    Node& open = node();
+    Bytes address;
+    {
+      const nb::gil_scoped_release released;
+      address = open.open_shm(thread);
+    }
+    return nb::bytes(address.data(), address.size());
+  }
+
   void stop() {
     const nb::gil_scoped_release released;
     node_.reset();
@@ -76,6 +86,7 @@ void bind_node(nb::module_& module) {
           nb::kw_only(), "memory_bytes"_a, "max_block_bytes"_a, "host"_a, "data_port"_a, "threads"_a, "runtime_dir"_a,
           "spin_us"_a, "network"_a = true, "rdma_transports"_a = "", "huge_pages"_a = true, "prefault"_a = false)
       .def("endpoints", &PyNode::endpoints)
+      .def("open_shm", &PyNode::open_shm, "thread"_a)
       .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
       .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })
       .def(

@@ -33,7 +33,8 @@ class Cluster {
 
   [[nodiscard]] LaneTarget target(const std::string& lane) const {
     const Node::Endpoint endpoint = node_->endpoints()[0];
-    const Bytes& address = lane == "rdma-over-tcp" ? endpoint.rdma_address : endpoint.address;
+    Bytes address = lane == "rdma-over-tcp" ? endpoint.rdma_address : endpoint.address;
+    if (lane == "shm") address = node_->open_shm(0);
     return {lane, "127.0.0.1", address, endpoint.socket_path, token_};
   }
   [[nodiscard]] std::unique_ptr<Client> client(const std::string& lane) const {

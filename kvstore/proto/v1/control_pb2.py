@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/v1/control.proto\x12\nkvstore.v1\"<\n\x0cHelloRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\"\xfa\x01\n\rHelloResponse\x12\x14\n\x0cnode_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncapability\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x61pability_ttl_ms\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\x0c\x12\x14\n\x0crdma_address\x18\x07 \x01(\x0c\x12\x11\n\tdata_port\x18\x08 \x01(\r\x12\x14\n\x0clocal_socket\x18\t \x01(\t\x12\x0f\n\x07host_id\x18\n \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x0b \x01(\x04\"\x0e\n\x0cStatsRequest\"\xb5\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvstore.v1.StatsResponse.CountersEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x14\n\x0cnode_version\x18\x03 \x01(\t\x12\x11\n\tuptime_ms\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x1d\n\x0c\x45victRequest\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"$\n\rEvictResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\x32\xc3\x01\n\x07\x43ontrol\x12<\n\x05Hello\x12\x18.kvstore.v1.HelloRequest\x1a\x19.kvstore.v1.HelloResponse\x12<\n\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\x12<\n\x05\x45vict\x12\x18.kvstore.v1.EvictRequest\x1a\x19.kvstore.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/v1/control.proto\x12\nkvstore.v1\"I\n\x0cHelloRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0b\n\x03shm\x18\x03 \x01(\x08\"\xfa\x01\n\rHelloResponse\x12\x14\n\x0cnode_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncapability\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x61pability_ttl_ms\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\x0c\x12\x14\n\x0crdma_address\x18\x07 \x01(\x0c\x12\x11\n\tdata_port\x18\x08 \x01(\r\x12\x14\n\x0clocal_socket\x18\t \x01(\t\x12\x0f\n\x07host_id\x18\n \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x0b \x01(\x04\"\x0e\n\x0cStatsRequest\"\xb5\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvstore.v1.StatsResponse.CountersEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x14\n\x0cnode_version\x18\x03 \x01(\t\x12\x11\n\tuptime_ms\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x1d\n\x0c\x45victRequest\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"$\n\rEvictResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\x32\xc3\x01\n\x07\x43ontrol\x12<\n\x05Hello\x12\x18.kvstore.v1.HelloRequest\x1a\x19.kvstore.v1.HelloResponse\x12<\n\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\x12<\n\x05\x45vict\x12\x18.kvstore.v1.EvictRequest\x1a\x19.kvstore.v1.EvictResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_HELLOREQUEST']._serialized_start=40
-  _globals['_HELLOREQUEST']._serialized_end=100
-  _globals['_HELLORESPONSE']._serialized_start=103
-  _globals['_HELLORESPONSE']._serialized_end=353
-  _globals['_STATSREQUEST']._serialized_start=355
-  _globals['_STATSREQUEST']._serialized_end=369
-  _globals['_STATSRESPONSE']._serialized_start=372
-  _globals['_STATSRESPONSE']._serialized_end=553
-  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_start=506
-  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_end=553
-  _globals['_EVICTREQUEST']._serialized_start=555
-  _globals['_EVICTREQUEST']._serialized_end=584
-  _globals['_EVICTRESPONSE']._serialized_start=586
-  _globals['_EVICTRESPONSE']._serialized_end=622
-  _globals['_CONTROL']._serialized_start=625
-  _globals['_CONTROL']._serialized_end=820
+  _globals['_HELLOREQUEST']._serialized_end=113
+  _globals['_HELLORESPONSE']._serialized_start=116
+  _globals['_HELLORESPONSE']._serialized_end=366
+  _globals['_STATSREQUEST']._serialized_start=368
+  _globals['_STATSREQUEST']._serialized_end=382
+  _globals['_STATSRESPONSE']._serialized_start=385
+  _globals['_STATSRESPONSE']._serialized_end=566
+  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_start=519
+  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_end=566
+  _globals['_EVICTREQUEST']._serialized_start=568
+  _globals['_EVICTREQUEST']._serialized_end=597
+  _globals['_EVICTRESPONSE']._serialized_start=599
+  _globals['_EVICTRESPONSE']._serialized_end=635
+  _globals['_CONTROL']._serialized_start=638
+  _globals['_CONTROL']._serialized_end=833
 # @@protoc_insertion_point(module_scope)

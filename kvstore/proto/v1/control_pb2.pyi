@@ -6,12 +6,14 @@ from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Opti
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HelloRequest(_message.Message):
-    __slots__ = ("client_version", "wire_version")
+    __slots__ = ("client_version", "wire_version", "shm")
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHM_FIELD_NUMBER: _ClassVar[int]
     client_version: str
     wire_version: int
-    def __init__(self, client_version: _Optional[str] = ..., wire_version: _Optional[int] = ...) -> None: ...
+    shm: bool
+    def __init__(self, client_version: _Optional[str] = ..., wire_version: _Optional[int] = ..., shm: bool = ...) -> None: ...
 
 class HelloResponse(_message.Message):
     __slots__ = ("node_version", "wire_version", "node_id", "capability", "capability_ttl_ms", "data_address", "rdma_address", "data_port", "local_socket", "host_id", "max_block_bytes")

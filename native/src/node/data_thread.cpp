@@ -26,8 +26,10 @@ constexpr uint64_t kTickNs = 5'000'000;      // deadlines and expiry
 constexpr uint64_t kSocketLookNs = 200'000;  // while spinning, how often the sockets are looked at
 constexpr uint32_t kSweepSlots = 4096;       // slots looked at for expiry in a tick
 constexpr int kPortAttempts = 16;
-constexpr size_t kNetworkSessionsMax = 4096;  // a thread
-constexpr uint32_t kIdleUcxRounds = 32;       // with no network session, UCX is driven once in so many rounds
+constexpr size_t kShmSessionsMax = 256;              // a thread; each has queues of some megabytes
+constexpr uint64_t kShmGreetingNs = 10'000'000'000;  // how long a shared-memory lane waits for its session
+constexpr size_t kNetworkSessionsMax = 4096;         // a thread
+constexpr uint32_t kIdleUcxRounds = 32;              // with no network session, UCX is driven once in so many rounds
 
 }  // namespace
 
@@ -45,22 +47,21 @@ DataThread::DataThread(NodeContext context, uint32_t index)
   }
   watch(wake_fd_, kTagWake);
   watch(local_listener_.fd(), kTagListener);
-  for (const UcxWorker* worker : workers()) {
-    if (worker != nullptr) watch(worker->event_fd(), kTagUcx);
-  }
+  if (tcp_ != nullptr) watch(tcp_->event_fd(), kTagUcx);
+  if (rdma_ != nullptr) watch(rdma_->event_fd(), kTagUcx);
 }
 
 void DataThread::open_network() {
   const NodeOptions& options = context_.options;
-  UcxProfile profile = UcxProfile::eager("tcp,posix,cma,self", options.host);
+  UcxProfile profile = UcxProfile::eager("tcp,self", options.host);
   const bool chosen = options.data_port != 0;
-  for (int attempt = 1; eager_ == nullptr; ++attempt) {
+  for (int attempt = 1; tcp_ == nullptr; ++attempt) {
     // UCX takes a port but does not tell which; so it is chosen here, and again if somebody else was faster.
     port_ =
         chosen ? static_cast<uint16_t>(options.data_port + index_) : SocketAddress::parse(options.host, 0).free_port();
     profile.port = port_;
     try {
-      eager_ = std::make_unique<UcxWorker>(profile, *this);
+      tcp_ = std::make_unique<UcxWorker>(profile, *this);
     } catch (const std::runtime_error& error) {
       const std::string where = options.host + ":" + std::to_string(port_);
       if (chosen || attempt == kPortAttempts) {
@@ -68,12 +69,37 @@ void DataThread::open_network() {
       }
     }
   }
-  eager_->register_memory(context_.arena.data(), context_.arena.bytes());
+  tcp_->register_memory(context_.arena.data(), context_.arena.bytes());
 }
 
 void DataThread::open_rdma() {
   rdma_ = std::make_unique<UcxWorker>(UcxProfile::rdma(context_.options.rdma_transports, context_.options.host), *this);
   rdma_->register_memory(context_.arena.data(), context_.arena.bytes());
+}
+
+Bytes DataThread::open_shm() {
+  if (!context_.options.network) throw std::runtime_error("the node has no network lanes");
+  if (shm_count_.fetch_add(1) >= kShmSessionsMax) {
+    --shm_count_;
+    throw std::runtime_error("the node serves as many shared-memory sessions as it can");
+  }
+  ShmWorker made;
+  try {
+    made.worker = std::make_unique<UcxWorker>(UcxProfile::eager("posix,cma,self", context_.options.host), *this);
+    made.worker->register_memory(context_.arena.data(), context_.arena.bytes());
+  } catch (...) {
+    --shm_count_;
+    throw;
+  }
+  made.opened_ns = context_.clock.now_ns();
+  const Bytes address = made.worker->address();
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    new_shm_.push_back(std::move(made));
+    has_mail_.store(true);
+  }
+  eventfd_write(wake_fd_, 1);
+  return address;
 }
 
 DataThread::~DataThread() {
@@ -85,8 +111,10 @@ DataThread::~DataThread() {
     closing_.push_back(std::move(session));
   }
   network_.clear();
+  shm_.clear();
+  new_shm_.clear();
   rdma_.reset();
-  eager_.reset();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
+  tcp_.reset();  // waits a while for UCX to hand back what it holds, and with it finishes the sessions
   closing_.clear();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (epoll_fd_ >= 0) close(epoll_fd_);
@@ -148,29 +176,31 @@ void DataThread::run() {
 bool DataThread::work() {
   bool worked = has_mail_.load(std::memory_order_relaxed) && take_mail();
   for (const auto& [id, session] : local_) worked |= session->poll();
-  if (network_.empty() && closing_.empty() && ++idle_rounds_ % kIdleUcxRounds != 0) return worked;
-  for (UcxWorker* worker : workers()) {
-    if (worker == nullptr) continue;
-    worked |= worker->progress();
-    admit(*worker);
-  }
+  if (network_.empty() && closing_.empty() && shm_.empty() && ++idle_rounds_ % kIdleUcxRounds != 0) return worked;
+  worked |= progress_network();
   for (const auto& [id, session] : network_) worked |= session->poll();
-  if (!doomed_.empty() || !closing_.empty()) reap_network();
+  if (!doomed_.empty() || !closing_.empty() || !shm_.empty()) reap_network();
   return worked;
 }
 
 bool DataThread::take_mail() {
   std::vector<Waiter> mail;
+  std::vector<ShmWorker> new_shm;
   {
     const std::scoped_lock lock(mail_mutex_);
     mail.swap(mail_);
+    new_shm.swap(new_shm_);
     has_mail_.store(false);
   }
   for (const Waiter& waiter : mail) {
     if (const auto found = local_.find(waiter.session); found != local_.end()) found->second->wake(waiter.request);
     if (const auto found = network_.find(waiter.session); found != network_.end()) found->second->wake(waiter.request);
   }
-  return !mail.empty();
+  for (ShmWorker& shm : new_shm) {
+    watch(shm.worker->event_fd(), kTagUcx);
+    shm_.push_back(std::move(shm));
+  }
+  return !mail.empty() || !new_shm.empty();
 }
 
 void DataThread::tick() {
@@ -183,6 +213,7 @@ void DataThread::tick() {
   for (const auto& [id, session] : network_) {
     if (!session->on_tick(now_ns)) doomed_.push_back(id);
   }
+  if (!shm_.empty()) sweep_shm();
   if (index_ == 0) context_.store.sweep_expired(kSweepSlots);
 }
 
@@ -190,7 +221,8 @@ void DataThread::wait_for_events(int timeout_ms) {
   bool may_sleep = !has_mail_.load();
   if (timeout_ms > 0) {
     for (const auto& [id, session] : local_) may_sleep &= session->prepare_sleep();
-    for (UcxWorker* worker : workers()) may_sleep = may_sleep && (worker == nullptr || worker->arm());
+    may_sleep = may_sleep && (tcp_ == nullptr || tcp_->arm()) && (rdma_ == nullptr || rdma_->arm());
+    for (const ShmWorker& shm : shm_) may_sleep = may_sleep && shm.worker->arm();
   }
   constexpr int kEventsMax = 64;
   epoll_event events[kEventsMax];
@@ -232,29 +264,62 @@ void DataThread::drop_local(uint64_t session_id) {
 
 // ---- network sessions
 
+bool DataThread::progress_network() {
+  bool worked = false;
+  for (UcxWorker* worker : {tcp_.get(), rdma_.get()}) {
+    if (worker == nullptr) continue;
+    worked |= worker->progress();
+    (void)admit(*worker);
+  }
+  for (ShmWorker& shm : shm_) {
+    worked |= shm.worker->progress();
+    if (shm.session == 0) shm.session = admit(*shm.worker);
+  }
+  return worked;
+}
+
 // A greeting with a good token makes a session; from anybody else nothing is taken, not even an address.
-void DataThread::admit(UcxWorker& worker) {
+uint64_t DataThread::admit(UcxWorker& worker) {
+  uint64_t session = 0;
   for (const Bytes& frame : worker.take_strangers()) {
     const std::optional<Request> hello = decode_request(frame);
     if (!hello || hello->header.kind != FrameKind::kHello) {
       ++context_.counters.protocol_errors;
-      continue;
-    }
-    if (!context_.capabilities.verbs_of(hello->token) || network_.size() >= kNetworkSessionsMax) {
+    } else if (!context_.capabilities.verbs_of(hello->token) || network_.size() >= kNetworkSessionsMax) {
       ++context_.counters.sessions_refused;
-      continue;
-    }
-    try {
-      UcxEndpoint& endpoint = worker.connect(hello->address);
-      const uint64_t id = next_session_++;
-      auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint);
-      endpoint.owner = session.get();
-      network_.emplace(id, std::move(session));
-      on_frame(endpoint, frame);
-    } catch (const std::runtime_error&) {
-      ++context_.counters.sessions_refused;  // no lane fits both sides, or the peer is gone
+    } else {
+      session = open_session(worker, *hello, frame);
     }
   }
+  return session;
+}
+
+uint64_t DataThread::open_session(UcxWorker& worker, const Request& hello, ByteView frame) {
+  try {
+    UcxEndpoint& endpoint = worker.connect(hello.address);
+    const uint64_t id = next_session_++;
+    auto session = std::make_unique<UcxSession>(context_, id, index_, endpoint);
+    endpoint.owner = session.get();
+    network_.emplace(id, std::move(session));
+    on_frame(endpoint, frame);
+    return id;
+  } catch (const std::runtime_error&) {
+    ++context_.counters.sessions_refused;  // no lane fits both sides, or the peer is gone
+    return 0;
+  }
+}
+
+// Ends the shared-memory workers whose session is over, or where nobody came.
+void DataThread::sweep_shm() {
+  const uint64_t now_ns = context_.clock.now_ns();
+  const size_t before = shm_.size();
+  std::erase_if(shm_, [&](const ShmWorker& shm) {
+    if (shm.session == 0) return now_ns - shm.opened_ns > kShmGreetingNs;
+    const bool open = network_.contains(shm.session) ||
+                      std::ranges::any_of(closing_, [&](const auto& session) { return session->id() == shm.session; });
+    return !open && shm.worker->quiet();
+  });
+  shm_count_ -= before - shm_.size();
 }
 
 void DataThread::doom(UcxEndpoint& endpoint) { doomed_.push_back(static_cast<UcxSession*>(endpoint.owner)->id()); }
@@ -293,9 +358,10 @@ void DataThread::reap_network() {
     closing_.push_back(std::move(found->second));
     network_.erase(found);
   }
-  for (UcxWorker* worker : workers()) {
+  for (UcxWorker* worker : {tcp_.get(), rdma_.get()}) {
     if (worker != nullptr) worker->reap();
   }
+  for (const ShmWorker& shm : shm_) shm.worker->reap();
   std::erase_if(closing_, [](const std::unique_ptr<UcxSession>& session) { return session->finished(); });
 }
 

@@ -26,20 +26,26 @@ class DataThread final : public UcxEvents {
 
   // The TCP port of the network lane, and the UCX addresses of both network lanes; 0 and empty where there is none.
   [[nodiscard]] uint16_t port() const { return port_; }
-  [[nodiscard]] Bytes address() const { return eager_ == nullptr ? Bytes() : eager_->address(); }
+  [[nodiscard]] Bytes address() const { return tcp_ == nullptr ? Bytes() : tcp_->address(); }
   [[nodiscard]] Bytes rdma_address() const { return rdma_ == nullptr ? Bytes() : rdma_->address(); }
   [[nodiscard]] const std::string& socket_path() const { return local_listener_.path(); }
 
   // From any thread: the get that `waiter` names should look again.
   void post(const Waiter& waiter);
+  // From any thread: opens a shared-memory lane for one session and returns its UCX address. It goes away again if
+  // nobody greets there. Throws std::runtime_error.
+  [[nodiscard]] Bytes open_shm();
 
  private:
   void run();
   bool work();
   void open_network();
   void open_rdma();
-  void admit(UcxWorker& worker);
-  [[nodiscard]] std::array<UcxWorker*, 2> workers() const { return {eager_.get(), rdma_.get()}; }
+  // Lets in who greets with a good token; returns the id of the last session made, or 0.
+  uint64_t admit(UcxWorker& worker);
+  uint64_t open_session(UcxWorker& worker, const Request& hello, ByteView frame);
+  bool progress_network();
+  void sweep_shm();
   bool take_mail();
   void tick();
   void wait_for_events(int timeout_ms);
@@ -62,8 +68,17 @@ class DataThread final : public UcxEvents {
   int epoll_fd_ = -1;
   int wake_fd_ = -1;
   LocalListener local_listener_;
-  std::unique_ptr<UcxWorker> eager_;
+  // Shared memory needs a worker a session: senders fill one queue in turn, and one that is killed in the middle of a
+  // message leaves it stuck for all behind it.
+  struct ShmWorker {
+    std::unique_ptr<UcxWorker> worker;
+    uint64_t opened_ns = 0;
+    uint64_t session = 0;  // 0: nobody came yet
+  };
+  std::unique_ptr<UcxWorker> tcp_;
   std::unique_ptr<UcxWorker> rdma_;
+  std::vector<ShmWorker> shm_;
+  std::atomic<size_t> shm_count_{0};
   uint64_t next_session_;
   std::unordered_map<uint64_t, std::unique_ptr<LocalSession>> local_;
   std::unordered_map<uint64_t, std::unique_ptr<UcxSession>> network_;
@@ -73,6 +88,7 @@ class DataThread final : public UcxEvents {
 
   std::mutex mail_mutex_;
   std::vector<Waiter> mail_;
+  std::vector<ShmWorker> new_shm_;
   std::atomic<bool> has_mail_{false};
   std::atomic<bool> stopping_{false};
   std::thread thread_;

@@ -25,6 +25,8 @@ class Node {
     std::string socket_path;
   };
   [[nodiscard]] std::vector<Endpoint> endpoints() const;
+  // A shared-memory lane for one session on the given thread: its UCX address. Throws std::runtime_error.
+  [[nodiscard]] Bytes open_shm(size_t thread) { return threads_.at(thread)->open_shm(); }
   // False when too many tokens are alive.
   [[nodiscard]] bool grant(const Token& token, uint32_t verbs, uint64_t ttl_ms);
   [[nodiscard]] std::vector<std::pair<std::string, uint64_t>> stats() const;

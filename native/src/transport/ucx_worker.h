@@ -68,6 +68,8 @@ class UcxWorker {
   [[nodiscard]] int event_fd() const { return event_fd_; }
   [[nodiscard]] const UcxProfile& profile() const { return context_.profile(); }
 
+  // No endpoint is open or closing.
+  [[nodiscard]] bool quiet() const { return endpoints_.empty() && closing_.empty(); }
   // Frees closed endpoints whose sends have ended. Call outside `progress`.
   void reap();
 
