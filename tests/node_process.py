@@ -12,6 +12,8 @@ from typing import Self
 
 import numpy as np
 
+from tests.support.processes import is_stopped
+
 __all__ = [
     "BLOCK_BYTES",
     "COMMAND",
@@ -97,6 +99,19 @@ class NodeProcess:
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def freeze(self) -> None:
+        """Returns when every thread stands still."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(self.pid), "the node is stopped")
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
 
     def wait(self) -> int:
         """The exit status, once the node has ended."""

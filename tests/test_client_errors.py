@@ -1,7 +1,6 @@
 """What a client refuses: addresses, nodes that do not answer, arguments of no use, a client that is closed."""
 
 import asyncio
-import signal
 import socket
 import threading
 import time
@@ -114,7 +113,7 @@ class TestNobodyAnswers:
             kvstore.connect("kv://no-such-host.invalid:7400", timeout_ms=1000)
 
     def test_a_frozen_node(self, node):
-        node.signal(signal.SIGSTOP)
+        node.freeze()
         start_s = time.monotonic()
         with pytest.raises(ConnectError, match="within 500 ms"):
             kvstore.connect(node.url, timeout_ms=500)

@@ -5,7 +5,6 @@ import gc
 import itertools
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -73,14 +72,14 @@ class TestLostNode:
     def test_a_frozen_node_costs_no_more_than_the_deadline(self, node, lane):
         with kvstore.connect(node.url, lane=lane, timeout_ms=5000) as store:
             assert store.put(some_keys(1), some_blocks(1)).all_ok
-            node.signal(signal.SIGSTOP)
+            node.freeze()
             buffers = np.zeros((1, BLOCK_BYTES), np.uint8)
             start_s = time.monotonic()
             result = store.get(some_keys(2)[1:], buffers, timeout_ms=300)
             assert time.monotonic() - start_s < 0.3 + GRACE_S
             assert result.status.tolist() == [Status.MISS]
             assert result.cause.tolist() == [Status.TIMEOUT]
-            node.signal(signal.SIGCONT)
+            node.thaw()
             wait_until(lambda: store.match(some_keys(1)) == 1, "the node is back")
             assert not buffers.any()
 

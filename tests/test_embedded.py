@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import tempfile
 from pathlib import Path
 
@@ -120,8 +121,13 @@ def test_a_dropped_store_leaves_nothing_behind(folder):
 
 
 def test_memory_that_cannot_be_had_leaves_nothing_behind(folder):
-    with pytest.raises(ConnectError, match="embedded store cannot be started"):
-        kvstore.connect("embedded://?memory=15TiB")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(ConnectError, match="embedded store cannot be started"):
+            kvstore.connect("embedded://?memory=16MiB")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(folder.iterdir())
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Self
 
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import ControlPlane
 from tests.node_process import NodeProcess, wait_until
-from tests.support.processes import state
 
 __all__ = ["Node"]
 
@@ -21,22 +19,9 @@ class Node(NodeProcess):
     _control: ControlPlane | None = None
 
     @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
     def is_running(self) -> bool:
         assert self._process is not None
         return self._process.poll() is None
-
-    def freeze(self) -> None:
-        """Returns when every thread stands still."""
-        self.signal(signal.SIGSTOP)
-        wait_until(lambda: state(self.pid) == "T", "the node is stopped")
-
-    def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
 
     @property
     def counters(self) -> dict[str, int]:

@@ -11,11 +11,11 @@ from pathlib import Path
 __all__ = [
     "Listener",
     "descriptors",
+    "is_stopped",
     "listeners",
     "memory_bytes",
     "read_region",
     "shared_region",
-    "state",
     "unix_sockets",
     "write_region",
 ]
@@ -32,9 +32,11 @@ class Listener:
     port: int
 
 
-def state(pid: int) -> str:
-    """One letter: R running, S sleeping, T stopped, Z ended but not waited for."""
-    return _fields(pid)["State"][0]
+def is_stopped(pid: int) -> bool:
+    """Whether every thread stands still: SIGSTOP reaches them one by one, and one may go on answering meanwhile."""
+    # The state is the first field after the name, which ends with the last parenthesis.
+    stats = [Path(task, "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def memory_bytes(pid: int, kind: str) -> int:
@@ -110,4 +112,7 @@ def _listener(local: str) -> Listener:
     """From the kernel's notation: words of the address in the machine's byte order, then the port."""
     digits, port = local.split(":")
     words = [int(digits[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(digits), 8)]
-    return Listener(str(ipaddress.ip_address(b"".join(words))), int(port, 16))
+    address = ipaddress.ip_address(b"".join(words))
+    # A socket that takes both families shows an IPv4 address as a part of IPv6.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return Listener(str(mapped or address), int(port, 16))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.node_process import wait_until
-from tests.support.processes import state
+from tests.support.processes import is_stopped
 
 __all__ = ["Worker"]
 
@@ -48,7 +48,7 @@ class Worker:
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: state(self.pid) == "T", "the worker is stopped")
+        wait_until(lambda: is_stopped(self.pid), "the worker is stopped")
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
