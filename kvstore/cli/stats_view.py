@@ -52,6 +52,7 @@ _GROUPS: Mapping[str, tuple[_Line, ...]] = {
         _Line("leased_bytes", "leased, bytes", format_bytes),
         _Line("reserved_bytes", "being written", format_bytes),
         _Line("index_bytes", "index", format_bytes),
+        _Line("huge_pages", "in huge pages", lambda value: "yes" if value else "no"),
     ),
     "Reads": (
         _Line("hits", "hits"),

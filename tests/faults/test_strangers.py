@@ -10,16 +10,15 @@ import random
 import select
 import socket
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import kvstore
-from kvstore import __version__
 from kvstore.errors import ConnectError
-from kvstore.transport import lanes, native
 from kvstore.transport.address import NodeAddress
-from kvstore.transport.control import ControlPlane
-from kvstore.transport.deadline import Deadline
+from kvstore.transport.control import ControlPlane, Hello
 from tests.faults.strangers import ON_TCP, ON_UNIX, Stranger, hello_frame
 from tests.node_process import LANES, wait_until
 from tests.support.node import Node
@@ -46,20 +45,19 @@ def visit_unix(path: str, stranger: Stranger, source: random.Random) -> None:
         stranger(peer, source)
 
 
-def refuses(url: str, lane: str, **lies: object) -> bool:
-    """Whether the node refuses a session that is opened with the `lies` in what its hello answered."""
-    address = NodeAddress.parse(url.removeprefix("kv://"))
-    control = ControlPlane(address)
-    client = native().Client(spin_us=0, max_block_bytes=1 << 20)
-    try:
-        hello = control.hello(client_version=__version__, wire_version=native().WIRE_VERSION, timeout_ms=10_000)
-        time.sleep(float(lies.pop("after_s", 0)))
-        with pytest.raises(ConnectError):
-            lanes.attach(client, lane, dataclasses.replace(hello, **lies), [address.host], Deadline(1500))
-        return not client.attached
-    finally:
-        client.close()
-        control.close()
+@contextlib.contextmanager
+def clients_that_lie(monkeypatch: pytest.MonkeyPatch, after_s: float = 0, **lies: object) -> Iterator[None]:
+    """Clients start their session this much later, and with other words, than the node's hello told them to."""
+    truth = ControlPlane.hello
+
+    def hello(control: ControlPlane, **options: Any) -> Hello:
+        answer = truth(control, **options)
+        time.sleep(after_s)
+        return dataclasses.replace(answer, **lies)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlPlane, "hello", hello)
+        yield
 
 
 class TestListeners:
@@ -182,17 +180,20 @@ class TestTokens:
         assert node.counters["sessions_opened"] == node.counters["protocol_errors"] == 0
 
     @pytest.mark.parametrize("lane", LANES)
-    def test_a_wrong_token_over_each_lane(self, node, lane):
-        assert refuses(node.url, lane, capability=bytes(32))
-        wait_until(lambda: node.counters["sessions_refused"] == 1, "it is counted")
+    def test_a_wrong_token_over_each_lane(self, node, lane, monkeypatch):
+        with clients_that_lie(monkeypatch, capability=bytes(32)), pytest.raises(ConnectError):
+            kvstore.connect(node.url, lane=lane, timeout_ms=1000)
+        wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
         assert node.counters["sessions_opened"] == 0
         with kvstore.connect(node.url, lane=lane) as store:
             assert store.stats()["client"]["connected"]
 
     @pytest.mark.parametrize("lane", LANES)
-    def test_a_token_that_is_too_old(self, tmp_path, lane):
+    def test_a_token_that_is_too_old(self, tmp_path, lane, monkeypatch):
         settings = tmp_path / "kvstore.toml"
         settings.write_text("[node]\ncapability_ttl_ms = 100\n")
         with Node(tmp_path, "--config", str(settings)) as node:
-            assert refuses(node.url, lane, after_s=0.3)
+            with clients_that_lie(monkeypatch, after_s=0.3), pytest.raises(ConnectError):
+                kvstore.connect(node.url, lane=lane, timeout_ms=1000)
+            wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
             assert node.counters["sessions_opened"] == 0
