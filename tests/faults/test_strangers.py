@@ -143,8 +143,10 @@ class TestGarbage:
 
 
 class TestIdle:
-    def test_peers_that_say_nothing_are_dropped_or_do_no_harm(self, node, patient):
-        with contextlib.ExitStack() as opened, Traffic(patient, "beside the idle") as traffic:
+    def test_peers_that_say_nothing_are_dropped_or_do_no_harm(self, node):
+        with contextlib.ExitStack() as opened:
+            store = opened.enter_context(kvstore.connect(node.url, timeout_ms=30_000))
+            traffic = opened.enter_context(Traffic(store, "beside the idle"))
             silent = []
             for path in unix_sockets(node.pid):
                 for _ in range(20):
