@@ -148,6 +148,7 @@ def _stored(
             on_progress(f"storing blocks of {format_bytes(one.block_bytes)}", done, len(sets))
             one.fill(first)
             for client in clients.values():
+                one.touch_all(client)
                 one.check_bytes(client, min(_CHECKED_BLOCKS, len(one.keys)))
         yield sets
     finally:

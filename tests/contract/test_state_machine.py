@@ -1,7 +1,7 @@
 """Any sequence of operations, checked against a plain dict.
 
-A cache may forget, and it may do nothing else: what is got under a key is what its first writer put there. In a store with
-room for everything even forgetting is forbidden; in a tiny one only what was evicted may be missing.
+A cache may forget, and it may do nothing else: what is got under a key is what its first writer put there. In a store
+with room for everything even forgetting is forbidden; in a tiny one only what was evicted may be missing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), slots=BATCHES)
     def get(self, data: st.DataObject, slots: list[int]) -> None:
-        sizes = [self.model[slot].size if slot in self.model else data.draw(st.sampled_from(self.sizes)) for slot in slots]
+        sizes = [
+            self.model[slot].size if slot in self.model else data.draw(st.sampled_from(self.sizes)) for slot in slots
+        ]
         buffers = [np.full(size, 0xEE, np.uint8) for size in sizes]
         causes = self.store.get(UNIVERSE[slots], buffers).cause.tolist()
         for slot, buffer, cause in zip(slots, buffers, causes, strict=True):
@@ -225,8 +227,14 @@ class RoomyStore(StoreMachine):
 
     @invariant()
     def counters_agree(self) -> None:
-        held = {(slot, content) for lent in self.borrowed for slot, content in zip(lent.slots, lent.contents, strict=True)}
-        expected = {"blocks": len(self.model), "evicted_blocks": 0, "leases": sum(len(lent.slots) for lent in self.borrowed)}
+        held = {
+            (slot, content) for lent in self.borrowed for slot, content in zip(lent.slots, lent.contents, strict=True)
+        }
+        expected = {
+            "blocks": len(self.model),
+            "evicted_blocks": 0,
+            "leases": sum(len(lent.slots) for lent in self.borrowed),
+        }
         wait_until(
             lambda: {name: self._counters()[name] for name in expected} == expected,
             f"the node counts {expected}",

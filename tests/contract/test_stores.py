@@ -6,13 +6,12 @@ import pytest
 
 import kvstore
 from tests.contract.store_contract import StoreContract
-from tests.node_process import LANES
 from tests.support.blocking import BlockingAsyncClient
-from tests.support.node import Node
+from tests.support.node import ALL_LANES, RDMA_SETTING, Node
 
 MEMORY = "128MiB"
 CLIENTS = {"sync": kvstore.connect, "async": BlockingAsyncClient}
-STORES = [(place, kind) for place in ("embedded", *LANES) for kind in CLIENTS]
+STORES = [(place, kind) for place in ("embedded", *ALL_LANES) for kind in CLIENTS]
 # The deadline of each call: far beyond what any takes, so that only a hang meets it.
 TIMEOUT_MS = 30_000
 
@@ -24,7 +23,7 @@ def place_and_kind(request):
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    with Node(tmp_path_factory.mktemp("node"), "--threads", "2", memory=MEMORY) as running:
+    with Node(tmp_path_factory.mktemp("node"), "--threads", "2", memory=MEMORY, settings=RDMA_SETTING) as running:
         yield running
         assert running.is_running, running.log
         assert "Traceback" not in running.log
@@ -59,5 +58,5 @@ class TestStore(StoreContract):
         place, _ = place_and_kind
         stats = store.stats()["client"]
         assert stats["lane"] == ("mapped" if place == "embedded" else place)
-        transport = {"mapped": "mapped", "shm": "posix", "tcp": "tcp"}[stats["lane"]]
+        transport = {"mapped": "mapped", "shm": "posix", "tcp": "tcp", "rdma-over-tcp": "tcp"}[stats["lane"]]
         assert transport in stats["endpoint"]

@@ -6,8 +6,7 @@ import pytest
 
 import kvstore
 from kvstore.config import ClientConfig
-from tests.node_process import LANES
-from tests.support.node import Node
+from tests.support.node import ALL_LANES, RDMA_SETTING, Node
 
 # The deadline of a call in these tests. On a busy machine a call may end later, yet never by a multiple.
 TIMEOUT_MS = 300
@@ -16,11 +15,11 @@ HANG_S = 10 * TIMEOUT_MS / 1000
 
 @pytest.fixture
 def node(tmp_path):
-    with Node(tmp_path, "--threads", "1", memory="256MiB") as running:
+    with Node(tmp_path, "--threads", "1", memory="256MiB", settings=RDMA_SETTING) as running:
         yield running
 
 
-@pytest.fixture(params=LANES)
+@pytest.fixture(params=ALL_LANES)
 def lane(request):
     return request.param
 

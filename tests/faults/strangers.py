@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-__all__ = ["ON_TCP", "ON_UNIX", "Stranger", "hello_frame"]
+__all__ = ["ON_TCP", "ON_UNIX", "Stranger", "hello_frame", "some_bytes"]
 
 Stranger = Callable[[socket.socket, random.Random], None]
 
@@ -32,7 +32,7 @@ def connect_and_reset(peer: socket.socket, _: random.Random) -> None:
 
 
 def some_bytes(peer: socket.socket, source: random.Random) -> None:
-    peer.send(source.randbytes(source.randint(1, 200)))
+    peer.send(source.randbytes(source.randint(1, 4096)))
 
 
 def many_bytes(peer: socket.socket, source: random.Random) -> None:
@@ -105,4 +105,10 @@ ON_TCP: tuple[Stranger, ...] = (
     *(our_own_frame, half_closed),
 )
 # All of these break the protocol; a hello with a token that is only unknown is another matter.
-ON_UNIX: tuple[Stranger, ...] = (a_packet, an_oversized_packet, a_doorbell, a_broken_hello, descriptors_nobody_asked_for)
+ON_UNIX: tuple[Stranger, ...] = (
+    a_packet,
+    an_oversized_packet,
+    a_doorbell,
+    a_broken_hello,
+    descriptors_nobody_asked_for,
+)

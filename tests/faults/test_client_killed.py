@@ -10,8 +10,9 @@ import pytest
 
 import kvstore
 from tests.faults.client_worker import BATCHES, COUNT, DELETING, SIZE, keys_of
-from tests.node_process import LANES, wait_until
+from tests.node_process import wait_until
 from tests.support.blocks import assert_same, blocks
+from tests.support.node import ALL_LANES
 from tests.support.worker import Worker
 
 MODULE = "tests.faults.client_worker"
@@ -35,7 +36,7 @@ def batches_there(lines: list[str]) -> set[int]:
 
 
 class TestInTheMiddleOfAPut:
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     def test_only_whole_blocks_are_visible_and_all_space_is_accounted_for(self, node, observer, lane):
         moments = random.Random(SEED)
         interrupted = 0
@@ -74,7 +75,7 @@ class TestInTheMiddleOfAPut:
 
 
 class TestInTheMiddleOfReading:
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     @pytest.mark.parametrize("verb", ["get", "borrow"])
     def test_leases_end(self, node, observer, lane, verb):
         moments = random.Random(SEED)
@@ -93,7 +94,7 @@ class TestInTheMiddleOfReading:
         assert observer.match(keys) == COUNT
         assert node.evict(1 << 40) == COUNT * SIZE, "a block was still held by somebody"
 
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_client_that_waited_for_a_block(self, node, observer, lane):
         with Worker(MODULE, "wait", node.url, lane, "never") as worker:
             assert worker.next_line() == "ready"

@@ -10,8 +10,9 @@ import pytest
 import kvstore
 from tests.faults.client_worker import COUNT, SIZE, keys_of
 from tests.faults.conftest import HANG_S
-from tests.node_process import LANES, wait_until
+from tests.node_process import wait_until
 from tests.support.blocks import blocks, chain
+from tests.support.node import ALL_LANES
 from tests.support.traffic import Traffic
 from tests.support.worker import Worker
 
@@ -20,7 +21,7 @@ SEED = 11
 MOMENTS = 80
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 @pytest.mark.parametrize(
     "frozen_s",
     [
@@ -53,7 +54,7 @@ def test_others_do_not_notice_and_it_goes_on(node, lane, frozen_s):
     node.wait_for_counters("all sessions have ended", sessions_open=0, leases=0, reserved_bytes=0)
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 @pytest.mark.parametrize("verb", ["put", "get"])
 def test_at_any_moment_of_its_work_others_are_served(node, lane, verb):
     """Nothing that clients share, such as a queue, may be held by one of them while it stands still."""
@@ -79,7 +80,7 @@ def test_at_any_moment_of_its_work_others_are_served(node, lane, verb):
             assert late.match(beside) == 2
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 def test_it_is_killed_while_it_is_stopped(node, lane):
     name = f"stopped, killed {lane}"
     keys = keys_of(name, 0)

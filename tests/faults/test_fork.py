@@ -6,12 +6,12 @@ import pytest
 
 import kvstore
 from tests.faults.client_worker import SIZE, keys_of
-from tests.node_process import LANES
 from tests.support.blocks import blocks
+from tests.support.node import ALL_LANES
 from tests.support.worker import Worker
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 def test_every_verb_is_refused_in_the_child_while_the_parent_goes_on(node, lane):
     name = f"fork {lane}"
     keys = keys_of(name, 0)

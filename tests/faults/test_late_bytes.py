@@ -64,7 +64,9 @@ def test_a_request_given_up_while_the_node_was_frozen(node, impatient, lane):
         node.freeze()
         got = impatient.get(keys, buffers)
         assert set(got.cause.tolist()) <= {Status.TIMEOUT, Status.UNAVAILABLE}
-        reading = threading.Thread(target=impatient.get, args=(keys[::-1].copy(), buffers), kwargs={"timeout_ms": 20_000})
+        reading = threading.Thread(
+            target=impatient.get, args=(keys[::-1].copy(), buffers), kwargs={"timeout_ms": 20_000}
+        )
         reading.start()
         node.thaw()
         reading.join(60)

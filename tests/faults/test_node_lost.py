@@ -1,4 +1,4 @@
-"""A node that dies, freezes or comes back while a client works: misses within the deadline, and then all is well again."""
+"""A node that dies, freezes or comes back while a client works: misses within the deadline, then all is well again."""
 
 from __future__ import annotations
 

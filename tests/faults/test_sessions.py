@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import kvstore
-from tests.node_process import LANES, wait_until
+from tests.node_process import wait_until
 from tests.support.blocks import blocks, chain
+from tests.support.node import ALL_LANES
 from tests.support.processes import descriptors
 
 SESSIONS = 12
@@ -20,7 +21,7 @@ def use(store: kvstore.Client, name: str) -> None:
     assert store.get(keys, [bytearray(100_000), bytearray(100_000)]).all_ok
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 def test_closed_clients_leave_no_session_and_no_descriptor(node, lane):
     for round_number in range(2):
         before = len(descriptors(node.pid))
@@ -32,7 +33,7 @@ def test_closed_clients_leave_no_session_and_no_descriptor(node, lane):
     wait_until(lambda: len(descriptors(node.pid)) <= before + SPARE_DESCRIPTORS, "the descriptors are closed")
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 def test_clients_closed_while_the_node_is_frozen(node, lane):
     stores = [kvstore.connect(node.url, lane=lane, timeout_ms=30_000) for _ in range(3)]
     for number, store in enumerate(stores):
@@ -44,7 +45,7 @@ def test_clients_closed_while_the_node_is_frozen(node, lane):
     node.wait_for_counters("every session has ended", sessions_open=0, leases=0, reserved_bytes=0)
 
 
-@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lane", ALL_LANES)
 def test_a_borrow_outlives_the_session_on_the_node_only_for_its_holder(node, lane):
     """Closing gives the blocks back at once; the views, which the client's own mapping keeps alive, stay readable."""
     keys = chain("outlives", 2)

@@ -19,9 +19,9 @@ import kvstore
 from kvstore.errors import ConnectError
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import ControlPlane, Hello
-from tests.faults.strangers import ON_TCP, ON_UNIX, Stranger, hello_frame
-from tests.node_process import LANES, wait_until
-from tests.support.node import Node
+from tests.faults.strangers import ON_TCP, ON_UNIX, Stranger, hello_frame, some_bytes
+from tests.node_process import wait_until
+from tests.support.node import ALL_LANES, RDMA_SETTING, Node
 from tests.support.processes import descriptors, listeners, unix_sockets
 from tests.support.traffic import Traffic
 
@@ -74,7 +74,7 @@ class TestListeners:
             assert os.stat(path).st_mode & 0o777 == 0o600
             assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
 
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_client_listens_on_loopback_only(self, node, lane):
         """UCX opens sockets of its own in clients, too."""
         before = listeners(os.getpid())
@@ -99,7 +99,9 @@ class TestGarbage:
             wait_until(lambda: traffic.hits >= hits + 20, "the client is served")
         self.check_undisturbed(node, patient, traffic, lane)
         wait_until(
-            lambda: len(descriptors(node.pid)) <= open_before + SPARE_DESCRIPTORS, "strangers leave no open descriptor", 30
+            lambda: len(descriptors(node.pid)) <= open_before + SPARE_DESCRIPTORS,
+            "strangers leave no open descriptor",
+            30,
         )
 
     def test_on_every_unix_socket(self, node, patient, lane):
@@ -133,9 +135,7 @@ class TestGarbage:
         source = random.Random(SEED)
         for _ in range(300):
             for listener in listeners(node.pid):
-                with socket.create_connection((listener.host, listener.port), timeout=5) as peer:
-                    with contextlib.suppress(OSError):
-                        peer.send(source.randbytes(source.randint(1, 4096)))
+                visit_tcp(listener.host, listener.port, some_bytes, source)
             assert node.is_running, f"seed {SEED}: {node.log}"
         with kvstore.connect(node.url) as store:
             assert store.stats()["client"]["connected"]
@@ -181,7 +181,7 @@ class TestTokens:
         assert node.counters["sessions_refused"] == 10 * len(unix_sockets(node.pid))
         assert node.counters["sessions_opened"] == node.counters["protocol_errors"] == 0
 
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_wrong_token_over_each_lane(self, node, lane, monkeypatch):
         with clients_that_lie(monkeypatch, capability=bytes(32)), pytest.raises(ConnectError):
             kvstore.connect(node.url, lane=lane, timeout_ms=1000)
@@ -190,11 +190,9 @@ class TestTokens:
         with kvstore.connect(node.url, lane=lane) as store:
             assert store.stats()["client"]["connected"]
 
-    @pytest.mark.parametrize("lane", LANES)
+    @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_token_that_is_too_old(self, tmp_path, lane, monkeypatch):
-        settings = tmp_path / "kvstore.toml"
-        settings.write_text("[node]\ncapability_ttl_ms = 100\n")
-        with Node(tmp_path, "--config", str(settings)) as node:
+        with Node(tmp_path, settings=f"capability_ttl_ms = 100\n{RDMA_SETTING}") as node:
             with clients_that_lie(monkeypatch, after_s=0.3), pytest.raises(ConnectError):
                 kvstore.connect(node.url, lane=lane, timeout_ms=1000)
             wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")

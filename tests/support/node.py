@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Self
+from pathlib import Path
 
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import ControlPlane
-from tests.node_process import NodeProcess, wait_until
+from tests.node_process import LANES, NodeProcess, wait_until
 
-__all__ = ["Node"]
+__all__ = ["ALL_LANES", "RDMA_SETTING", "Node"]
+
+# The protocol of RDMA, where bytes are placed in their final buffers, runs over TCP on machines without such devices.
+ALL_LANES = (*LANES, "rdma-over-tcp")
+RDMA_SETTING = 'rdma = "over-tcp"'
 
 _ANSWER_MS = 10_000
 
 
 class Node(NodeProcess):
-    """`kvstore serve`, its counters, and the ways to hurt it."""
+    """`kvstore serve`, its counters, and the ways to hurt it. `settings` are lines of its settings file."""
 
-    _control: ControlPlane | None = None
+    def __init__(self, folder: Path, *flags: str, memory: str = "64MiB", settings: str = "") -> None:
+        file = folder / "kvstore.toml"
+        file.write_text(f"[node]\n{settings}\n")
+        super().__init__(folder, "--config", str(file), *flags, memory=memory)
+        self._control: ControlPlane | None = None
 
     @property
     def is_running(self) -> bool:
@@ -45,9 +53,6 @@ class Node(NodeProcess):
             found = {name: counters.get(name) for name in expected}
             raise AssertionError(f"{error}: {found} instead of {expected}") from None
         return counters
-
-    def __enter__(self) -> Self:
-        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         if self._control is not None:

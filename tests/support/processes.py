@@ -15,6 +15,7 @@ __all__ = [
     "listeners",
     "memory_bytes",
     "read_region",
+    "resident_bytes",
     "shared_region",
     "unix_sockets",
     "write_region",
@@ -71,6 +72,17 @@ def unix_sockets(pid: int) -> set[str]:
     inodes = _socket_inodes(pid)
     rows = [row.split() for row in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
     return {row[7] for row in rows if len(row) > 7 and row[6] in inodes and int(row[3], 16) & _UNIX_LISTENS_FLAG}
+
+
+def resident_bytes(pid: int, name: str) -> int:
+    """Resident memory of all mappings of the memfd called `name`."""
+    total, counts = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counts = f"/memfd:{name}" in line
+        elif counts and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
 
 
 def shared_region(pid: int, name: str) -> tuple[int, int]:

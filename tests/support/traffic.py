@@ -1,4 +1,4 @@
-"""A client at work beside a fault: what became of each call, how long the longest took, whether all bytes were right."""
+"""A client at work beside a fault: what became of each call, how long the longest took, and that no byte was wrong."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _LINE_TIMEOUT_S = 60.0
 
 
 class Worker:
-    """`python -m <module> <arguments>`; what it prints comes line by line. Killed at the end of the `with` statement."""
+    """`python -m <module> <arguments>`, read line by line, and killed at the end of the `with` statement."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._process = subprocess.Popen(

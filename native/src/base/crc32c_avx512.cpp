@@ -21,9 +21,9 @@ namespace {
 constexpr size_t kVectorBytes = 64;
 constexpr int kVectorBits = 512;
 
-// Vectors summed side by side, because a fold takes several cycles. A streaming copy waits for memory instead, and there
-// one is fastest: measured on Zen 5 out of a cold memfd, 0.98 of the copy without checksum, with 2 of them 0.94 and
-// with 4 only 0.88; with source and destination 16 bytes askew 0.96, 0.90 and 0.70.
+// Vectors summed side by side, because a fold takes several cycles. A streaming copy waits for memory instead, and
+// there one is fastest: measured on Zen 5 out of a cold memfd, 0.98 of the copy without checksum, with 2 of them 0.94
+// and with 4 only 0.88; with source and destination 16 bytes askew 0.96, 0.90 and 0.70.
 template <Sink sink>
 constexpr int kAccumulators = sink == Sink::kStreaming ? 1 : 8;
 

@@ -41,8 +41,8 @@ void MappedLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t d
   int fds[2];
   while (true) {
     const LocalSocket::Receive received = socket_.receive(&packet, fds);
-    if (received == LocalSocket::Receive::kClosed) throw std::runtime_error("the node refused the session");
     if (received == LocalSocket::Receive::kPacket) break;
+    if (received != LocalSocket::Receive::kNothing) throw std::runtime_error("the node refused the session");
     if (environment_.clock.now_ns() >= deadline_ns) throw OpenTimeout("the node's Unix socket did not answer in time");
     pollfd event{socket_.fd(), POLLIN, 0};
     poll(&event, 1, 1);
@@ -79,7 +79,8 @@ bool MappedLane::progress_lane() {
 }
 
 void MappedLane::check_alive() {
-  if (socket_.drain_doorbells() == LocalSocket::Receive::kClosed) lost_ = true;
+  const LocalSocket::Receive received = socket_.drain_doorbells();
+  lost_ = lost_ || received == LocalSocket::Receive::kClosed || received == LocalSocket::Receive::kBroken;
 }
 
 void MappedLane::send_frame(const Bytes& frame) {

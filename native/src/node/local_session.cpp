@@ -12,17 +12,12 @@ LocalSession::~LocalSession() {
 }
 
 bool LocalSession::on_socket() {
-  if (segment_ != nullptr) return socket_.drain_doorbells() != LocalSocket::Receive::kClosed;
-  int fds[2];
+  int fds[2] = {-1, -1};
   Bytes packet;
-  switch (socket_.receive(&packet, fds)) {
-    case LocalSocket::Receive::kNothing:
-      return true;
-    case LocalSocket::Receive::kClosed:
-      return false;
-    case LocalSocket::Receive::kPacket:
-      break;
-  }
+  const LocalSocket::Receive received = segment_ == nullptr ? socket_.receive(&packet, fds) : socket_.drain_doorbells();
+  if (received == LocalSocket::Receive::kBroken) ++context_.counters.protocol_errors;
+  if (received == LocalSocket::Receive::kBroken || received == LocalSocket::Receive::kClosed) return false;
+  if (received == LocalSocket::Receive::kNothing || segment_ != nullptr) return true;
   for (int i = 0; i < 2; ++i) {
     if (fds[i] >= 0) LocalSocket(fds[i]).reset();  // clients have no descriptors to give
   }
@@ -118,12 +113,13 @@ bool LocalSession::on_tick(uint64_t now_ns) {
 }
 
 void LocalSession::deliver(GetResult result) {
-  // A client may hold at most half of the memory: the rest must stay evictable for the others.
+  // A client may hold at most half of the memory, or one block: the rest must stay evictable for the others.
   Held held;
   for (size_t i = 0; i < result.entries.size(); ++i) {
     BlockEntry& entry = result.entries[i];
     if (entry.status != static_cast<uint8_t>(Status::kOk)) continue;
-    if (held_bytes_ + held.bytes + entry.length > context_.arena.bytes() / 2) {
+    const uint64_t held_so_far = held_bytes_ + held.bytes;
+    if (held_so_far > 0 && held_so_far + entry.length > context_.arena.bytes() / 2) {
       context_.store.release(result.leases[i]);
       entry.status = static_cast<uint8_t>(Status::kBusy);
       continue;

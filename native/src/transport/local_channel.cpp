@@ -120,7 +120,7 @@ LocalSocket::Receive LocalSocket::receive(Bytes* packet, int fds[2]) const {
     if (fds[i] >= 0) ::close(fds[i]);
     fds[i] = -1;
   }
-  return Receive::kClosed;
+  return Receive::kBroken;
 }
 
 LocalSocket::Receive LocalSocket::drain_doorbells() const {
@@ -129,7 +129,7 @@ LocalSocket::Receive LocalSocket::drain_doorbells() const {
     std::byte packet[2];
     const ssize_t got = recv(fd_, packet, sizeof(packet), MSG_DONTWAIT);
     if (got < 0) return errno == EAGAIN || errno == EINTR ? Receive::kNothing : Receive::kClosed;
-    if (got != 1) return Receive::kClosed;
+    if (got != 1) return got == 0 ? Receive::kClosed : Receive::kBroken;
   }
   return Receive::kPacket;
 }

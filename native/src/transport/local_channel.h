@@ -85,10 +85,11 @@ class LocalSocket {
   [[nodiscard]] bool send(ByteView packet, std::span<const int> fds = {}) const;
   void ring() const;
 
-  enum class Receive { kNothing, kPacket, kClosed };
+  // kBroken: the peer sent what the protocol does not have.
+  enum class Receive { kNothing, kPacket, kClosed, kBroken };
   // Never blocks. `fds` receives at most two descriptors, owned by the caller; -1 where there is none.
   [[nodiscard]] Receive receive(Bytes* packet, int fds[2]) const;
-  // Reads away doorbells: kClosed when the peer is gone or sent anything else.
+  // Reads away doorbells.
   [[nodiscard]] Receive drain_doorbells() const;
 
  private:
