@@ -108,6 +108,7 @@ class TestGarbage:
         source = random.Random(SEED)
         visits = 0
         with Traffic(patient, f"beside garbage, seed {SEED}") as traffic:
+            assert node.counters  # opens the control connection, which stays
             open_before = len(descriptors(node.pid))
             for _ in range(ROUNDS):
                 for path in unix_sockets(node.pid):

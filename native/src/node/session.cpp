@@ -304,27 +304,33 @@ void Session::piece_placed(const ChunkHeader& chunk, bool received) {
   PutState& put = found->second;
   --put.placements;
   PutBlock& block = put.blocks[chunk.block];
-  if (block.open && !put.cancelled) {
+  if (block.open && !received) {
+    fail_block(put, block, Status::kUnavailable);  // the client went away in the middle
+  } else if (block.open && !put.cancelled) {
     context_.counters.bytes_received += chunk.bytes;
     const std::byte* data = context_.arena.data() + block.reservation.offset + chunk.offset;
-    finish_piece(put, block, chunk, received && crc32c(data, chunk.bytes) == chunk.crc);
+    finish_piece(put, block, chunk, crc32c(data, chunk.bytes) == chunk.crc);
   }
   settle_put(chunk.request_id);
 }
 
 void Session::finish_piece(PutState& put, PutBlock& block, const ChunkHeader& chunk, bool intact) {
   block.add_piece(chunk);
-  const bool too_much = block.received_bytes > block.reservation.length;
-  if (intact && !too_much && block.received_bytes < block.reservation.length) return;
+  if (!intact || block.received_bytes > block.reservation.length) {
+    ++context_.counters.checksum_errors;
+    return fail_block(put, block, Status::kCorrupt);
+  }
+  if (block.received_bytes < block.reservation.length) return;
   block.open = false;
   --put.open_blocks;
-  if (intact && !too_much) {
-    block.status = context_.store.publish(block.reservation, block.crc, put.ttl_ms);
-    return;
-  }
-  ++context_.counters.checksum_errors;
+  block.status = context_.store.publish(block.reservation, block.crc, put.ttl_ms);
+}
+
+void Session::fail_block(PutState& put, PutBlock& block, Status status) {
+  block.open = false;
+  block.status = status;
+  --put.open_blocks;
   context_.store.abort(block.reservation);
-  block.status = Status::kCorrupt;
 }
 
 void Session::settle_put(uint64_t request_id) {
@@ -359,10 +365,7 @@ void Session::on_cancel(uint64_t request_id) {
 
 void Session::abort_open_blocks(PutState& put) {
   for (PutBlock& block : put.blocks) {
-    if (!block.open) continue;
-    block.open = false;
-    --put.open_blocks;
-    context_.store.abort(block.reservation);
+    if (block.open) fail_block(put, block, Status::kTimeout);
   }
 }
 

@@ -81,6 +81,7 @@ class Session {
   void on_cancel(uint64_t request_id);
   PutBlock* open_block(const ChunkHeader& chunk, PutState** put);
   void finish_piece(PutState& put, PutBlock& block, const ChunkHeader& chunk, bool intact);
+  void fail_block(PutState& put, PutBlock& block, Status status);
   void settle_put(uint64_t request_id);
   void abort_open_blocks(PutState& put);
 
