@@ -2,8 +2,8 @@
 
 Statuses are `uint8` arrays of the numbers in `kvstore.Status` (native/src/base/status.h). Keys are C-contiguous
 `(n, 32)` uint8 arrays. Buffers are a sequence with one entry a block, each entry one buffer (buffer protocol or CPU
-DLPack, C-contiguous) or a list of them (scatter/gather); or one C-contiguous array whose first axis has length n. A buffer
-is held until the native core has finished with it, which for a timed-out put may be after the call returned.
+DLPack, C-contiguous) or a list of them (scatter/gather); or one C-contiguous array whose first axis has length n. A
+buffer is held until the native core has finished with it, which for a timed-out put may be after the call returned.
 
 Wrong arguments raise `ValueError` (shape, length, contiguity, limits) or `TypeError`, before anything is sent.
 """
@@ -67,9 +67,7 @@ class Client:
     operation then ends at once with status UNAVAILABLE, until `attach` succeeds."""
 
     def __init__(self, *, spin_us: int, max_block_bytes: int) -> None: ...
-    def attach(
-        self, *, lane: str, host: str, address: bytes, socket: str, token: bytes, timeout_ms: int
-    ) -> str:
+    def attach(self, *, lane: str, host: str, address: bytes, socket: str, token: bytes, timeout_ms: int) -> str:
         """Opens a session over `lane`: "mapped" (same host, through `socket`), or over UCX, "shm", "tcp", "rdma" or
         "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric).
 
@@ -118,6 +116,7 @@ class Borrow:
 def crc32c(data: Any, crc: int = 0) -> int: ...
 def crc32c_implementation() -> str: ...
 def ucx_version() -> str: ...
+
 class Bounds:
     """What the machine can do without the store (native/src/bench/bounds.h), between two arrays of equal length.
 

@@ -51,7 +51,10 @@ def test_nothing_is_written_to_a_buffer_after_its_get_has_ended(node, impatient,
     # Over the mapped lane the client copies by itself: a frozen node holds up nothing but its answer.
     if lane != "mapped":
         assert interrupted == INTERRUPTED_MIN, f"too few gets were under way when the node froze (seed {SEED})"
-    if lane in {"shm", "tcp"}:  # with RDMA, where the card writes to the buffer, the connection is closed under it first
+    if lane in {
+        "shm",
+        "tcp",
+    }:  # with RDMA, where the card writes to the buffer, the connection is closed under it first
         assert impatient.stats()["client"]["late_chunks"] > 0, "no byte came late, so nothing was tested"
 
 
