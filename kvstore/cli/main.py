@@ -39,7 +39,7 @@ def serve(
     runtime_dir: Annotated[str | None, typer.Option(help="Where to put the sockets of the same-host lane.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Allow an address beyond loopback.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with a [node] table; flags win over it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with a \\[node] table; flags win over it.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Write the control address here once it answers.")] = None,
 ) -> None:
     """Run a storage node until SIGTERM or Ctrl-C."""

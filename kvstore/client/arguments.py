@@ -15,11 +15,15 @@ __all__ = ["checked_timeout_ms", "raise_if_wrong_size", "raise_refusal", "ttl_s_
 
 _OPTION_MAX = 2**32 - 1  # what the native core holds times and depths in
 
+_TTL_S_MAX = 100 * 365 * 24 * 3600
+
 
 def ttl_s_to_ms(ttl_s: float) -> int:
-    """Raises `InvalidArgumentError` unless the time is positive and finite."""
-    if not 0 < ttl_s < float("inf"):
-        raise InvalidArgumentError(f"ttl_s is {ttl_s}; it must be a positive number of seconds, or None for no expiry")
+    """Raises `InvalidArgumentError` unless the time is positive and no longer than a century."""
+    if not isinstance(ttl_s, int | float) or not 0 < ttl_s <= _TTL_S_MAX:
+        raise InvalidArgumentError(
+            f"ttl_s is {ttl_s!r}; it must be a number of seconds above 0 and up to {_TTL_S_MAX}, or None for no expiry"
+        )
     return max(1, round(ttl_s * 1000))
 
 

@@ -11,6 +11,7 @@ from kvstore.client.embedded import EmbeddedSession
 from kvstore.client.session import NodeSession, Session
 from kvstore.client.url import parse_url
 from kvstore.config import ClientConfig
+from kvstore.errors import InvalidArgumentError
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.entropy import new_jitter
 
@@ -23,8 +24,9 @@ def connect(
     """Opens a session with a node (`kv://host:port`) or with a store in this process (`embedded://?memory=1GiB`).
 
     - `timeout_ms`: how long to wait for the node here, and the default deadline of every later call;
-    - `lane`: "mapped", "shm" or "tcp" instead of the best that works ("auto");
-    - `config`: all settings of the client; where not given, those of the environment (`KVSTORE_CLIENT_...`).
+    - `lane`: "mapped", "shm", "rdma" or "tcp" instead of the best that works ("auto");
+    - `config`: all settings of the client, a `kvstore.config.ClientConfig`; where not given, those of the environment
+      (`KVSTORE_CLIENT_...`).
 
     Raises `ConnectError` when the node does not answer in time, `VersionMismatchError` when it speaks another version,
     `InvalidArgumentError`, `UnknownSchemeError` or `ConfigError` for an address or a setting that cannot be used.
@@ -43,6 +45,8 @@ async def connect_async(
 
 def _settings(timeout_ms: int | None, lane: str | None, config: ClientConfig | None) -> ClientConfig:
     settings = config if config is not None else ClientConfig.load()
+    if not isinstance(settings, ClientConfig):
+        raise InvalidArgumentError(f"config must be a kvstore.config.ClientConfig, not {type(settings).__name__}")
     if timeout_ms is not None:
         settings = dataclasses.replace(settings, timeout_ms=timeout_ms, connect_timeout_ms=timeout_ms)
     return settings if lane is None else dataclasses.replace(settings, lane=lane)

@@ -112,16 +112,18 @@ class Borrow(_Result):
         return self._native.views
 
     def release(self) -> None:
-        """Gives the blocks back; the views must not be used afterwards. Idempotent."""
-        self._native.release()
+        """Gives the blocks back. Views that are kept stay readable, but what they show may change. Idempotent."""
+        if not isinstance(self._native, Closed):
+            self._native.release()
+            self._native = Closed("this borrow was released")
 
     def __enter__(self) -> Sequence[npt.NDArray[np.uint8] | None]:
-        return self._native.views
+        return self.views
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._native.release()
+        self.release()
 
 
 def _name(value: int) -> str:

@@ -63,6 +63,9 @@ def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str]
     attempts = [(name, host) for name in candidates(lane, hello) for host in (hosts[:1] if name == "mapped" else hosts)]
     failures: list[str] = []
     for index, (name, host) in enumerate(attempts):
+        if name.startswith("rdma") and not hello.rdma_address:
+            failures.append(f"{name}: the node has no RDMA lane; see its setting rdma")
+            continue
         try:
             endpoint = client.attach(
                 lane=name,
@@ -78,4 +81,5 @@ def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str]
         else:
             return Attachment(name, endpoint)
     tried = "; ".join(failures)
-    raise ConnectError(f"the node answers, but no data lane works within {deadline.timeout_ms} ms ({tried})")
+    in_time = f" within {deadline.timeout_ms} ms" if deadline.passed() else ""
+    raise ConnectError(f"the node answers, but no data lane works{in_time} ({tried})")

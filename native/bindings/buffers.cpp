@@ -42,8 +42,10 @@ class BufferReader {
     }
     size_t rows = 0;
     const Piece whole = run_of(buffers, &rows);
-    if (rows != count)
-      raise_value("buffers has " + std::to_string(rows) + " rows for " + std::to_string(count) + " keys");
+    if (rows != count) {
+      raise_value("buffers is one array with a first axis of " + std::to_string(rows) + ", for " +
+                  std::to_string(count) + " keys; give it one row a key, or pass a list with one buffer a key");
+    }
     const size_t bytes = count == 0 ? 0 : whole.bytes / count;
     for (size_t i = 0; i < count; ++i) {
       begin_block();
@@ -72,6 +74,13 @@ class BufferReader {
     }
   }
 
+  // For errors: the buffer that is being looked at.
+  [[nodiscard]] std::string which() const {
+    return batch_.blocks.empty() ? "buffers" : "buffer " + std::to_string(batch_.blocks.size() - 1);
+  }
+
+  [[noreturn]] void refuse(const std::string& what) const { raise_value(which() + " " + what); }
+
   void begin_block() { batch_.blocks.push_back({static_cast<uint32_t>(batch_.pieces.size()), 0, 0}); }
 
   void add(Piece piece) {
@@ -83,11 +92,9 @@ class BufferReader {
   }
 
   void end_block(size_t index) {
-    const std::string which = "buffer " + std::to_string(index);
-    if (total_ == 0) raise_value(which + " is empty");
+    if (total_ == 0) refuse("is empty");
     if (total_ > max_block_bytes_) {
-      raise_value(which + " has " + std::to_string(total_) + " bytes, above the block limit of " +
-                  std::to_string(max_block_bytes_));
+      refuse("has " + std::to_string(total_) + " bytes, above the block limit of " + std::to_string(max_block_bytes_));
     }
     batch_.blocks.back().bytes = static_cast<uint32_t>(total_);
     total_ = 0;
@@ -116,9 +123,9 @@ class BufferReader {
   Piece run_of_awkward(nb::handle object, size_t* rows) {
     if (nb::hasattr(object, "view") && nb::hasattr(object, "flags")) {
       if (!nb::cast<bool>(object.attr("flags").attr("c_contiguous"))) {
-        raise_value("a buffer is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
+        refuse("is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
       }
-      if (writable_ && !nb::cast<bool>(object.attr("flags").attr("writeable"))) raise_value("a buffer is read-only");
+      if (writable_ && !nb::cast<bool>(object.attr("flags").attr("writeable"))) refuse("is read-only");
       const nb::object bytes = object.attr("view")("uint8");
       if (bytes.type().is(object.type()) && !bytes.attr("dtype").equal(object.attr("dtype"))) {
         if (rows != nullptr) *rows = nb::len(object);
@@ -128,29 +135,29 @@ class BufferReader {
     Py_buffer view;
     if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES) != 0) {
       PyErr_Clear();
-      raise_value("a buffer cannot be read through the buffer protocol");
+      refuse("cannot be read through the buffer protocol");
     }
     const bool contiguous = PyBuffer_IsContiguous(&view, 'C') != 0;
     const bool read_only = view.readonly != 0;
     PyBuffer_Release(&view);
-    if (!contiguous) raise_value("a buffer is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
-    raise_value(read_only ? "a buffer is read-only" : "a buffer cannot be used through the buffer protocol");
+    if (!contiguous) refuse("is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
+    refuse(read_only ? "is read-only" : "cannot be used through the buffer protocol");
   }
 
   Piece run_of_dlpack(nb::handle object, size_t* rows) {
     if (!nb::hasattr(object, "__dlpack__")) {
-      throw nb::type_error("a buffer must support the buffer protocol or DLPack");
+      throw nb::type_error((which() + " supports neither the buffer protocol nor DLPack").c_str());
     }
     nb::ndarray<> array;
-    if (!nb::try_cast(object, array, false)) raise_value("a buffer's DLPack tensor cannot be imported");
+    if (!nb::try_cast(object, array, false)) refuse("cannot be imported through DLPack");
     const int device = array.device_type();
     if (device != nb::device::cpu::value && device != nb::device::cuda_host::value) {
-      raise_value("a buffer is on an accelerator; this build moves host memory only");
+      refuse("is on an accelerator; this build moves host memory only");
     }
     size_t expected = 1;
     for (size_t axis = array.ndim(); axis-- > 0;) {
       const bool packed = array.shape(axis) <= 1 || array.stride(axis) == static_cast<int64_t>(expected);
-      if (!packed) raise_value("a buffer is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
+      if (!packed) refuse("is not C-contiguous; pass a contiguous copy or a list of contiguous pieces");
       expected *= array.shape(axis);
     }
     if (rows != nullptr) *rows = array.ndim() > 0 ? array.shape(0) : 0;

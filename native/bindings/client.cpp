@@ -25,7 +25,8 @@ StatusArray status_array(const BatchPtr& batch) {
   return StatusArray(reinterpret_cast<uint8_t*>(batch->statuses.data()), {batch->statuses.size()}, capsule);
 }
 
-// What `borrow` returns: the batch keeps the views' memory until `release`.
+// What `borrow` returns. Each view owns the memory it shows, whatever becomes of the borrow; the borrow owns the
+// leases.
 class Borrow {
  public:
   explicit Borrow(BatchPtr batch) : batch_(std::move(batch)) {}
@@ -34,21 +35,25 @@ class Borrow {
 
   [[nodiscard]] nb::list views() const {
     nb::list list;
-    for (const auto& view : batch_->views) {
+    for (size_t i = 0; i < batch_->views.size(); ++i) {
+      const auto& view = batch_->views[i];
       if (view.empty()) {
         list.append(nb::none());
         continue;
       }
+      using Memory = std::shared_ptr<BorrowedBlocks>;
+      auto* memory = new Memory(batch_->borrowed[i / kKeysMax]);
+      const nb::capsule owner(memory, [](void* held) noexcept { delete static_cast<Memory*>(held); });
       using View = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
-      const View array(reinterpret_cast<const uint8_t*>(view.data()), {view.size()}, nb::find(this));
-      list.append(nb::cast(array));
+      list.append(nb::cast(View(reinterpret_cast<const uint8_t*>(view.data()), {view.size()}, owner)));
     }
     return list;
   }
 
   void release() {
-    batch_->views.clear();
-    batch_->borrowed.clear();
+    for (const auto& borrowed : batch_->borrowed) {
+      if (borrowed != nullptr) borrowed->release();
+    }
   }
 
  private:
@@ -164,7 +169,7 @@ void bind_key_verb(nb::class_<PyClient>& type, const char* name) {
       [](PyClient& self, nb::handle keys, uint32_t timeout_ms) {
         return complete<kWait>(self, self.make(kVerb, keys, timeout_ms));
       },
-      "keys"_a, nb::kw_only(), "timeout_ms"_a);
+      "keys"_a.none(), nb::kw_only(), "timeout_ms"_a);
 }
 
 template <bool kWait>
@@ -178,26 +183,26 @@ void bind_verbs(nb::class_<PyClient>& type) {
          uint32_t timeout_ms) {
         return complete<kWait>(self, self.make_put(keys, buffers, ttl_ms, first_depth, timeout_ms));
       },
-      "keys"_a, "buffers"_a, nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a);
+      "keys"_a.none(), "buffers"_a.none(), nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a);
   type.def(
       kWait ? "get" : "submit_get",
       [](PyClient& self, nb::handle keys, nb::handle buffers, uint32_t wait_ms, uint32_t first_depth,
          uint32_t timeout_ms) {
         return complete<kWait>(self, self.make_get(keys, buffers, wait_ms, first_depth, timeout_ms));
       },
-      "keys"_a, "buffers"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
+      "keys"_a.none(), "buffers"_a.none(), nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
   type.def(
       kWait ? "borrow" : "submit_borrow",
       [](PyClient& self, nb::handle keys, uint32_t wait_ms, uint32_t first_depth, uint32_t timeout_ms) {
         return complete<kWait>(self, self.make_borrow(keys, wait_ms, first_depth, timeout_ms));
       },
-      "keys"_a, nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
+      "keys"_a.none(), nb::kw_only(), "wait_ms"_a, "first_depth"_a, "timeout_ms"_a);
   type.def(
       kWait ? "touch" : "submit_touch",
       [](PyClient& self, nb::handle keys, std::optional<uint64_t> ttl_ms, uint32_t first_depth, uint32_t timeout_ms) {
         return complete<kWait>(self, self.make_touch(keys, ttl_ms, first_depth, timeout_ms));
       },
-      "keys"_a, nb::kw_only(), "ttl_ms"_a.none(), "first_depth"_a, "timeout_ms"_a);
+      "keys"_a.none(), nb::kw_only(), "ttl_ms"_a.none(), "first_depth"_a, "timeout_ms"_a);
 }
 
 }  // namespace

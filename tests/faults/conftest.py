@@ -13,10 +13,19 @@ TIMEOUT_MS = 300
 HANG_S = 10 * TIMEOUT_MS / 1000
 
 
-@pytest.fixture
-def node(tmp_path):
-    with Node(tmp_path, "--threads", "1", memory="256MiB", settings=RDMA_SETTING) as running:
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory):
+    """The node of a module, which starting one for each test would slow down. Modules may have one of their own."""
+    folder = tmp_path_factory.mktemp("node")
+    with Node(folder, "--threads", "1", memory="256MiB", settings=RDMA_SETTING) as running:
         yield running
+
+
+@pytest.fixture
+def node(one_node):
+    """A node in which nothing has happened yet, whatever earlier tests did to it."""
+    one_node.renew()
+    return one_node
 
 
 @pytest.fixture(params=ALL_LANES)

@@ -18,7 +18,7 @@ from tests.support.worker import Worker
 MODULE = "tests.faults.client_worker"
 SEED = 20
 ROUNDS_MAX = 12
-INTERRUPTED_MIN = 3
+INTERRUPTED_MIN = 2
 NOTHING_HELD = {"reserved_bytes": 0, "leased_bytes": 0, "leases": 0, "gets_waiting": 0, "sessions_open": 1}
 
 
@@ -75,17 +75,17 @@ class TestInTheMiddleOfAPut:
 
 
 class TestInTheMiddleOfReading:
-    @pytest.mark.parametrize("lane", ALL_LANES)
-    @pytest.mark.parametrize("verb", ["get", "borrow"])
+    # Beyond its end a borrow holds leases over the mapped lane only; elsewhere the bytes have been sent by then.
+    @pytest.mark.parametrize(("verb", "lane"), [*(("get", lane) for lane in ALL_LANES), ("borrow", "mapped")])
     def test_leases_end(self, node, observer, lane, verb):
         moments = random.Random(SEED)
         name = f"{lane} {verb}"
         keys = keys_of(name, 0)
         assert observer.put(keys, blocks(keys, SIZE)).all_ok
-        for number in range(3):
+        for number in range(2):
             with Worker(MODULE, verb, node.url, lane, name) as worker:
                 assert worker.next_line() == "ready"
-                if verb == "borrow" and lane == "mapped":
+                if verb == "borrow":
                     wait_until(lambda: node.counters["leases"] >= 4, "the borrow is held")
                 worker.next_line()
                 time.sleep(moments.uniform(0, 0.05))

@@ -18,7 +18,7 @@ from tests.support.worker import Worker
 
 MODULE = "tests.faults.client_worker"
 SEED = 11
-MOMENTS = 80
+MOMENTS = 50
 
 
 @pytest.mark.parametrize("lane", ALL_LANES)
@@ -26,7 +26,7 @@ MOMENTS = 80
     "frozen_s",
     [
         pytest.param(0.5, id="shortly"),
-        pytest.param(3.0, id="beyond the silence that ends a session"),
+        pytest.param(2.5, id="beyond the silence that ends a session"),
         pytest.param(13.0, id="beyond what the node waits for a reader", marks=pytest.mark.slow),
     ],
 )

@@ -18,10 +18,18 @@ CAPACITY = 32 * MIB
 FITTING = CAPACITY // MIB
 
 
-@pytest.fixture
-def node(tmp_path):
-    with Node(tmp_path, "--threads", "1", memory="32MiB", settings=RDMA_SETTING) as running:
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("node")
+    with Node(folder, "--threads", "1", memory="32MiB", settings=RDMA_SETTING) as running:
         yield running
+
+
+@pytest.fixture
+def store(node):
+    """A client over the best lane: which block goes does not depend on how it came."""
+    with kvstore.connect(node.url, timeout_ms=30_000) as client:
+        yield client
 
 
 def contents_of(names: Bytes) -> list[Bytes]:
@@ -29,51 +37,51 @@ def contents_of(names: Bytes) -> list[Bytes]:
 
 
 class TestEviction:
-    def test_the_oldest_make_room_for_the_newest(self, node, patient):
+    def test_the_oldest_make_room_for_the_newest(self, node, store):
         names = chain("three times what fits", 3 * FITTING)
         for at in range(0, len(names), 8):
-            assert patient.put(names[at : at + 8], contents_of(names[at : at + 8])).all_ok
-        present = patient.exists(names)
+            assert store.put(names[at : at + 8], contents_of(names[at : at + 8])).all_ok
+        present = store.exists(names)
         assert present.tolist() == [False] * 2 * FITTING + [True] * FITTING
         buffers = np.zeros((8, MIB), np.uint8)
         for at in range(2 * FITTING, 3 * FITTING, 8):
-            assert patient.get(names[at : at + 8], buffers).all_ok
+            assert store.get(names[at : at + 8], buffers).all_ok
             assert_same(buffers, np.stack(contents_of(names[at : at + 8])))
         counters = node.counters
         assert counters["used_bytes"] == counters["capacity_bytes"] == CAPACITY
         assert (counters["evicted_blocks"], counters["evicted_bytes"]) == (2 * FITTING, 2 * CAPACITY)
         assert counters["put_busy"] == 0
 
-    def test_what_was_used_stays_and_a_chain_is_eaten_from_its_end(self, node, patient):
+    def test_what_was_used_stays_and_a_chain_is_eaten_from_its_end(self, node, store):
         used, unused = chain("used", 8), chain("unused", FITTING - 8)
-        assert patient.put(used, contents_of(used)).all_ok
-        assert patient.put(unused, contents_of(unused)).all_ok
-        assert patient.match(used) == 8
+        assert store.put(used, contents_of(used)).all_ok
+        assert store.put(unused, contents_of(unused)).all_ok
+        assert store.match(used) == 8
         fresh = chain("fresh", 10)
         for at in range(10):
-            assert patient.put(fresh[at : at + 1], contents_of(fresh[at : at + 1])).all_ok
-        assert patient.exists(used).all()
-        assert patient.exists(unused).tolist() == [True] * (FITTING - 18) + [False] * 10
-        assert patient.match(unused) == FITTING - 18
+            assert store.put(fresh[at : at + 1], contents_of(fresh[at : at + 1])).all_ok
+        assert store.exists(used).all()
+        assert store.exists(unused).tolist() == [True] * (FITTING - 18) + [False] * 10
+        assert store.match(unused) == FITTING - 18
 
-    def test_a_chain_of_more_than_one_frame_is_eaten_from_its_end_too(self, node, patient):
+    def test_a_chain_of_more_than_one_frame_is_eaten_from_its_end_too(self, node, store):
         names = chain("long", 3000)
-        assert patient.put(names, [bytes(name) * 64 for name in names]).all_ok
+        assert store.put(names, [bytes(name) * 64 for name in names]).all_ok
         for victims in (100, 1000, 1000, 800):
-            before = int(patient.exists(names).sum())
+            before = int(store.exists(names).sum())
             node.evict(victims * 4096)
-            assert patient.match(names) == patient.exists(names).sum() == before - victims
+            assert store.match(names) == store.exists(names).sum() == before - victims
 
-    def test_to_ask_whether_a_block_exists_does_not_keep_it(self, node, patient):
+    def test_to_ask_whether_a_block_exists_does_not_keep_it(self, node, store):
         names = chain("asked for", FITTING)
         for at in range(FITTING):
-            assert patient.put(names[at : at + 1], contents_of(names[at : at + 1])).all_ok
-        assert patient.exists(names[:1]).all()
+            assert store.put(names[at : at + 1], contents_of(names[at : at + 1])).all_ok
+        assert store.exists(names[:1]).all()
         node.evict(1)
-        assert patient.exists(names).tolist() == [False] + [True] * (FITTING - 1)
-        assert patient.touch(names[1:2]).all()
+        assert store.exists(names).tolist() == [False] + [True] * (FITTING - 1)
+        assert store.touch(names[1:2]).all()
         node.evict(1)
-        assert patient.exists(names).tolist() == [False, True, False] + [True] * (FITTING - 3)
+        assert store.exists(names).tolist() == [False, True, False] + [True] * (FITTING - 3)
 
     def test_sizes_that_do_not_go_together(self, node, patient):
         """Small blocks all over the store, every other one deleted: what is left must go for a large one."""
@@ -98,24 +106,21 @@ class TestEviction:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("size", [CAPACITY + 1, CAPACITY + MIB])
-    def test_what_can_never_fit(self, node, patient, size):
+    def test_what_can_never_fit(self, node, patient):
         names = chain("too large", 3)
         small = contents_of(names)
-        put = patient.put(names, [small[0], np.zeros(size, np.uint8), small[2]])
+        put = patient.put(names, [small[0], np.zeros(CAPACITY + 1, np.uint8), small[2]])
         assert put.status.tolist() == [Status.OK, Status.TOO_LARGE, Status.OK]
         assert patient.exists(names).tolist() == [True, False, True]
         counters = node.counters
         assert (counters["put_too_large"], counters["reserved_bytes"], counters["evicted_blocks"]) == (1, 0, 0)
 
-    def test_a_block_above_the_limit_of_the_node(self, tmp_path, lane):
-        with (
-            Node(tmp_path, "--max-block", "64KiB", settings=RDMA_SETTING) as node,
-            kvstore.connect(node.url, lane=lane, timeout_ms=30_000) as store,
-        ):
-            names = chain("limit", 2)
-            put = store.put(names, [bytes(65_536), bytes(65_537)])
-            assert put.status.tolist() == [Status.OK, Status.TOO_LARGE]
+    def test_a_block_above_the_limit_of_the_node(self, tmp_path):
+        with Node(tmp_path, "--max-block", "64KiB", settings=RDMA_SETTING) as node:
+            for lane in ALL_LANES:
+                with kvstore.connect(node.url, lane=lane, timeout_ms=30_000) as store:
+                    put = store.put(chain(f"limit {lane}", 2), [bytes(65_536), bytes(65_537)])
+                    assert put.status.tolist() == [Status.OK, Status.TOO_LARGE], lane
 
     @pytest.mark.parametrize("writer_lane", ALL_LANES)
     def test_everything_is_borrowed(self, node, writer_lane):

@@ -20,7 +20,7 @@ from kvstore.errors import ConnectError
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import ControlPlane, Hello
 from tests.faults.strangers import ON_TCP, ON_UNIX, Stranger, hello_frame, some_bytes
-from tests.node_process import wait_until
+from tests.node_process import LANES, wait_until
 from tests.support.node import ALL_LANES, RDMA_SETTING, Node
 from tests.support.processes import descriptors, listeners, unix_sockets
 from tests.support.traffic import Traffic
@@ -85,6 +85,7 @@ class TestListeners:
 
 
 class TestGarbage:
+    @pytest.mark.parametrize("lane", LANES)
     def test_on_every_tcp_port(self, node, patient, lane):
         source = random.Random(SEED)
         ports = listeners(node.pid) | listeners(os.getpid())
@@ -104,6 +105,7 @@ class TestGarbage:
             30,
         )
 
+    @pytest.mark.parametrize("lane", ["mapped", "tcp"])
     def test_on_every_unix_socket(self, node, patient, lane):
         source = random.Random(SEED)
         visits = 0
@@ -185,7 +187,7 @@ class TestTokens:
     @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_wrong_token_over_each_lane(self, node, lane, monkeypatch):
         with clients_that_lie(monkeypatch, capability=bytes(32)), pytest.raises(ConnectError):
-            kvstore.connect(node.url, lane=lane, timeout_ms=1000)
+            kvstore.connect(node.url, lane=lane, timeout_ms=600)
         wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
         assert node.counters["sessions_opened"] == 0
         with kvstore.connect(node.url, lane=lane) as store:
@@ -195,6 +197,6 @@ class TestTokens:
     def test_a_token_that_is_too_old(self, tmp_path, lane, monkeypatch):
         with Node(tmp_path, settings=f"capability_ttl_ms = 100\n{RDMA_SETTING}") as node:
             with clients_that_lie(monkeypatch, after_s=0.3), pytest.raises(ConnectError):
-                kvstore.connect(node.url, lane=lane, timeout_ms=1000)
+                kvstore.connect(node.url, lane=lane, timeout_ms=600)
             wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
             assert node.counters["sessions_opened"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import ControlPlane
@@ -15,6 +16,14 @@ ALL_LANES = (*LANES, "rdma-over-tcp")
 RDMA_SETTING = 'rdma = "over-tcp"'
 
 _ANSWER_MS = 10_000
+_LAST_SESSION_S = 1.0
+# Counters that say how much there is; all others say how often something has happened.
+_GAUGES = frozenset(
+    {
+        *("capacity_bytes", "used_bytes", "reserved_bytes", "leased_bytes", "index_bytes", "blocks", "leases"),
+        *("sessions_open", "gets_waiting", "huge_pages"),
+    }
+)
 
 
 class Node(NodeProcess):
@@ -25,6 +34,25 @@ class Node(NodeProcess):
         file.write_text(f"[node]\n{settings}\n")
         super().__init__(folder, "--config", str(file), *flags, memory=memory)
         self._control: ControlPlane | None = None
+        self._counted_before: dict[str, int] = {}
+
+    def start(self) -> Self:
+        self._counted_before = {}
+        return super().start()
+
+    def renew(self) -> None:
+        """Makes it as good as new for the next test: running, empty, with no session, and counting from zero."""
+        if not self.is_running:
+            self.start()
+        self.thaw()
+        try:
+            self.wait_for_counters("all sessions have ended", _LAST_SESSION_S, sessions_open=0)
+        except AssertionError:  # a session that was lost while the node was frozen may take long to be noticed
+            self.kill()
+            self.start()
+        self.evict(1 << 40)
+        counters = self._all_counters()
+        self._counted_before = {name: value for name, value in counters.items() if name not in _GAUGES}
 
     @property
     def is_running(self) -> bool:
@@ -33,8 +61,8 @@ class Node(NodeProcess):
 
     @property
     def counters(self) -> dict[str, int]:
-        """What the node has counted, over its control plane."""
-        return dict(self._plane().stats(timeout_ms=_ANSWER_MS).counters)
+        """What the node holds now, and what it has counted since it was started or renewed."""
+        return {name: value - self._counted_before.get(name, 0) for name, value in self._all_counters().items()}
 
     def evict(self, count_bytes: int) -> int:
         return self._plane().evict(count_bytes, timeout_ms=_ANSWER_MS)
@@ -58,6 +86,9 @@ class Node(NodeProcess):
         if self._control is not None:
             self._control.close()
         super().__exit__(*error)
+
+    def _all_counters(self) -> dict[str, int]:
+        return dict(self._plane().stats(timeout_ms=_ANSWER_MS).counters)
 
     def _plane(self) -> ControlPlane:
         if self._control is None:

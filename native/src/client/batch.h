@@ -29,10 +29,12 @@ struct BlockPieces {
   uint32_t bytes = 0;  // of all of them
 };
 
-// Blocks that a borrow holds: views into the arena under leases, or memory of their own.
+// What the views of a borrow stand on: the mapped arena and leases in it, or memory of their own. The memory stays for
+// as long as anybody looks at a view; `release` ends the leases, after which the arena may be written again.
 class BorrowedBlocks {
  public:
   virtual ~BorrowedBlocks() = default;
+  virtual void release() {}
 };
 
 struct Batch {
@@ -53,7 +55,7 @@ struct Batch {
   std::vector<Status> statuses;
   uint32_t matched = 0;
   std::vector<std::span<const std::byte>> views;          // borrow: one for each key, empty where not kOk
-  std::vector<std::shared_ptr<BorrowedBlocks>> borrowed;  // borrow: what keeps the views valid
+  std::vector<std::shared_ptr<BorrowedBlocks>> borrowed;  // borrow: one for each kKeysMax keys, null if none is kOk
 
   uint32_t transfers_open = 0;  // parts of the batch still under way
   uint64_t ticket = 0;          // 0: somebody waits for it; otherwise it goes to the completion queue

@@ -138,7 +138,10 @@ void Client::drop_lane() {
 
 void Client::enqueue(const std::shared_ptr<Batch>& batch) {
   batch->statuses.assign(batch->keys.size(), Status::kMiss);
-  if (batch->verb == Verb::kBorrow) batch->views.resize(batch->keys.size());
+  if (batch->verb == Verb::kBorrow) {
+    batch->views.resize(batch->keys.size());
+    batch->borrowed.resize((batch->keys.size() + kKeysMax - 1) / kKeysMax);
+  }
   batch->deadline_ns = clock_.now_ns() + uint64_t{batch->timeout_ms} * 1'000'000;
   ++counters_.batches;
   const std::scoped_lock lock(mutex_);

@@ -13,9 +13,13 @@ class LeasedBlocks final : public BorrowedBlocks {
  public:
   LeasedBlocks(std::shared_ptr<ArenaView> arena, std::shared_ptr<ReleaseQueue> releases, uint64_t request_id)
       : arena_(std::move(arena)), releases_(std::move(releases)), request_id_(request_id) {}
-  ~LeasedBlocks() override { releases_->push(request_id_); }
+  ~LeasedBlocks() override { release(); }
+  void release() override {
+    if (!released_.exchange(true)) releases_->push(request_id_);
+  }
 
  private:
+  std::atomic<bool> released_{false};
   std::shared_ptr<ArenaView> arena_;  // the bytes stay mapped even if the node is gone
   std::shared_ptr<ReleaseQueue> releases_;
   uint64_t request_id_;
@@ -201,7 +205,8 @@ void MappedLane::read_block(Transfer& transfer, uint32_t index) {
 
 void MappedLane::end_get(const TransferPtr& transfer) {
   if (transfer->batch->verb == Verb::kBorrow) {
-    transfer->batch->borrowed.push_back(std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id));
+    transfer->batch->borrowed[transfer->first_key / kKeysMax] =
+        std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id);
   } else {
     send_bare(FrameKind::kRelease, transfer->id);
     ask_again(*transfer);

@@ -194,7 +194,7 @@ void UcxLane::maybe_finish_get(const TransferPtr& transfer) {
     if (batch.verb == Verb::kBorrow && transfer->status(i) != Status::kOk) batch.views[transfer->first_key + i] = {};
   }
   if (const auto room = receiving_.find(transfer->id); room != receiving_.end()) {
-    batch.borrowed.push_back(std::move(room->second));
+    batch.borrowed[transfer->first_key / kKeysMax] = std::move(room->second);
     receiving_.erase(room);
   }
   finish(transfer);

@@ -1,11 +1,43 @@
 #include "node/node.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <fstream>
+#include <system_error>
+
 #include "store/eviction.h"
 
 namespace kvstore {
 
+namespace {
+
+// What this process may have at most: of the machine, or of its control group.
+uint64_t available_memory_bytes() {
+  uint64_t bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE));
+  std::ifstream limit("/sys/fs/cgroup/memory.max");
+  uint64_t limit_bytes = 0;
+  if (limit >> limit_bytes) bytes = std::min(bytes, limit_bytes);
+  return bytes;
+}
+
+// Memory is taken as blocks arrive, so too much of it would end in the kernel's hands hours later.
+NodeOptions checked(NodeOptions options) {
+  const uint64_t available = available_memory_bytes();
+  if (options.memory_bytes > available) {
+    throw std::system_error(ENOMEM, std::generic_category(),
+                            "memory of " + std::to_string(options.memory_bytes >> 20) +
+                                " MiB for blocks is more than there is here, " + std::to_string(available >> 20) +
+                                " MiB; choose less");
+  }
+  return options;
+}
+
+}  // namespace
+
 Node::Node(NodeOptions options)
-    : options_(std::move(options)),
+    : options_(checked(std::move(options))),
       arena_(options_.memory_bytes, options_.huge_pages),
       store_(arena_, {.max_block_bytes = options_.max_block_bytes}, clock_, make_lru_policy()) {
   if (options_.prefault) arena_.prefault();
