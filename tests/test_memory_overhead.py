@@ -69,7 +69,7 @@ def test_memory_is_given_back_and_used_again(node):
         fill(store)
         once = node.counters["index_bytes"]
         own_once = memory_bytes(node.pid, "RssAnon")
-        for _ in range(4):
+        for _ in range(2):
             assert node.evict(1 << 40) == BLOCKS * BLOCK_BYTES
             fill(store)
         assert node.counters["index_bytes"] <= once * 1.01

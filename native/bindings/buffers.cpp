@@ -15,11 +15,11 @@ class KeepAlive {
     if (!Py_IsInitialized()) return;  // the interpreter is gone, and its objects with it
     const nb::gil_scoped_acquire gil;
     for (Py_buffer& view : views) PyBuffer_Release(&view);
-    objects.clear();
+    arrays.clear();
   }
 
   std::vector<Py_buffer> views;
-  std::vector<nb::object> objects;
+  std::vector<nb::ndarray<>> arrays;
 };
 
 [[noreturn]] void raise_value(const std::string& text) { throw nb::value_error(text.c_str()); }
@@ -161,8 +161,9 @@ class BufferReader {
       expected *= array.shape(axis);
     }
     if (rows != nullptr) *rows = array.ndim() > 0 ? array.shape(0) : 0;
-    keep_->objects.push_back(nb::borrow(object));
-    return {static_cast<std::byte*>(array.data()), array.nbytes()};
+    const Piece piece{static_cast<std::byte*>(array.data()), array.nbytes()};
+    keep_->arrays.push_back(std::move(array));
+    return piece;
   }
 
   Batch& batch_;

@@ -64,6 +64,13 @@ class PyClient {
  public:
   PyClient(uint32_t spin_us, uint64_t max_block_bytes)
       : client_(ClientOptions{spin_us, std::min(max_block_bytes, kBlockBytesLimit)}) {}
+  ~PyClient() {
+    // The last batches may need the GIL to let go of their buffers.
+    const nb::gil_scoped_release released;
+    client_.close();
+  }
+  PyClient(const PyClient&) = delete;
+  PyClient& operator=(const PyClient&) = delete;
 
   std::string attach(const std::string& lane, const std::string& host, const nb::bytes& address,
                      const std::string& socket, const nb::bytes& token, uint32_t timeout_ms) {

@@ -13,24 +13,25 @@ class PyNode {
  public:
   explicit PyNode(NodeOptions options) {
     const nb::gil_scoped_release released;
-    node_ = std::make_unique<Node>(std::move(options));
+    node_ = std::make_shared<Node>(std::move(options));
   }
 
-  Node& node() const {
+  // A share of the node, so that stopping it in another thread does not pull it away from under a call.
+  [[nodiscard]] std::shared_ptr<Node> node() const {
     if (node_ == nullptr) throw nb::value_error("the node is stopped");
-    return *node_;
+    return node_;
   }
 
   void grant(const nb::bytes& bytes, uint32_t verbs, uint64_t ttl_ms) const {
     if (bytes.size() != kTokenBytes) throw nb::value_error("a token has 32 bytes");
     Token token;
     std::memcpy(token.data(), bytes.c_str(), kTokenBytes);
-    if (!node().grant(token, verbs, ttl_ms)) throw std::runtime_error("too many sessions are being opened at once");
+    if (!node()->grant(token, verbs, ttl_ms)) throw std::runtime_error("too many sessions are being opened at once");
   }
 
   [[nodiscard]] nb::list endpoints() const {
     nb::list list;
-    for (const Node::Endpoint& one : node().endpoints()) {
+    for (const Node::Endpoint& one : node()->endpoints()) {
       const auto bytes = [](const Bytes& raw) { return nb::bytes(raw.data(), raw.size()); };
       list.append(nb::make_tuple(one.port, bytes(one.address), bytes(one.rdma_address), one.socket_path));
     }
@@ -38,22 +39,24 @@ class PyNode {
   }
 
   [[nodiscard]] nb::bytes open_shm(size_t thread) const {
-    Node& open = node();
+    const std::shared_ptr<Node> open = node();
     Bytes address;
     {
       const nb::gil_scoped_release released;
-      address = open.open_shm(thread);
+      address = open->open_shm(thread);
     }
     return nb::bytes(address.data(), address.size());
   }
 
   void stop() {
+    std::shared_ptr<Node> last = std::move(node_);
     const nb::gil_scoped_release released;
-    node_.reset();
+    if (last != nullptr) last->stop();
+    last.reset();
   }
 
  private:
-  std::unique_ptr<Node> node_;
+  std::shared_ptr<Node> node_;
 };
 
 using namespace nb::literals;
@@ -88,13 +91,13 @@ void bind_node(nb::module_& module) {
       .def("endpoints", &PyNode::endpoints)
       .def("open_shm", &PyNode::open_shm, "thread"_a)
       .def("grant", &PyNode::grant, "token"_a, "verbs"_a, "ttl_ms"_a)
-      .def("stats", [](const PyNode& self) { return counters_dict(self.node().stats()); })
+      .def("stats", [](const PyNode& self) { return counters_dict(self.node()->stats()); })
       .def(
           "evict",
           [](const PyNode& self, uint64_t bytes) {
-            Node& node = self.node();
+            const std::shared_ptr<Node> node = self.node();
             const nb::gil_scoped_release released;
-            return node.evict(bytes);
+            return node->evict(bytes);
           },
           "bytes"_a)
       .def("stop", &PyNode::stop);

@@ -283,7 +283,8 @@ TEST(node_client_mapped, a_borrowed_block_outlives_its_removal) {
   CHECK(cluster.settles("used_bytes", 0));
 }
 
-TEST(node_client_mapped, a_vanished_client_leaves_no_lease_and_no_reservation) {
+// The node must not reuse what somebody still looks at, even if the client has given up the session.
+TEST(node_client_mapped, a_closed_client_keeps_what_it_borrowed_until_release) {
   const Cluster cluster;
   std::vector<std::vector<std::byte>> none;
   std::vector<std::vector<std::byte>> sent{bytes_of(9, 70'000)};
@@ -292,7 +293,11 @@ TEST(node_client_mapped, a_vanished_client_leaves_no_lease_and_no_reservation) {
   const auto borrow = batch_of(Verb::kBorrow, {key_of(9)}, none);
   client->execute(borrow);
   client.reset();
+  CHECK(cluster.stat("leased_bytes") > 0);
+  CHECK(std::ranges::equal(borrow->views[0], sent[0]));
+  borrow->borrowed[0]->release();
   CHECK(cluster.settles("leased_bytes", 0));
+  CHECK(cluster.settles("sessions_open", 0));
   CHECK(std::ranges::equal(borrow->views[0], sent[0]));  // the mapping is the client's own
 }
 

@@ -296,7 +296,7 @@ class TinyStore(StoreMachine):
 
 @pytest.mark.parametrize("machine", [RoomyStore, TinyStore])
 def test_any_sequence_of_operations(machine):
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=STEPS))
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=STEPS))
 
 
 @pytest.mark.slow

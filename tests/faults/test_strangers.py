@@ -187,16 +187,16 @@ class TestTokens:
     @pytest.mark.parametrize("lane", ALL_LANES)
     def test_a_wrong_token_over_each_lane(self, node, lane, monkeypatch):
         with clients_that_lie(monkeypatch, capability=bytes(32)), pytest.raises(ConnectError):
-            kvstore.connect(node.url, lane=lane, timeout_ms=600)
+            kvstore.connect(node.url, lane=lane, timeout_ms=1500)
         wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
         assert node.counters["sessions_opened"] == 0
         with kvstore.connect(node.url, lane=lane) as store:
             assert store.stats()["client"]["connected"]
 
-    @pytest.mark.parametrize("lane", ALL_LANES)
+    @pytest.mark.parametrize("lane", ["mapped", "tcp"])
     def test_a_token_that_is_too_old(self, tmp_path, lane, monkeypatch):
         with Node(tmp_path, settings=f"capability_ttl_ms = 100\n{RDMA_SETTING}") as node:
             with clients_that_lie(monkeypatch, after_s=0.3), pytest.raises(ConnectError):
-                kvstore.connect(node.url, lane=lane, timeout_ms=600)
+                kvstore.connect(node.url, lane=lane, timeout_ms=1500)
             wait_until(lambda: node.counters["sessions_refused"] >= 1, "it is counted")
             assert node.counters["sessions_opened"] == 0

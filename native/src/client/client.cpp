@@ -100,7 +100,7 @@ void Client::close() {
     wake_driver();
     house_.notify_one();
   }
-  if (housekeeper_.joinable()) housekeeper_.join();
+  std::call_once(joined_, [this] { housekeeper_.join(); });
   std::unique_lock lock(mutex_);
   take_seat(lock);
   lock.unlock();
@@ -108,6 +108,7 @@ void Client::close() {
   start_queued();
   releases_->detach();
   lock.lock();
+  std::vector<std::unique_ptr<Lane>> dead = std::exchange(dead_lanes_, {});
   leave_seat(lock);
 }
 
@@ -129,8 +130,11 @@ void Client::drop_lane() {
   attached_ = false;
   if (lane_ == nullptr) return;
   lane_->fail_all(Status::kUnavailable);
-  lane_.reset();
   const std::scoped_lock lock(mutex_);
+  // Taking a lane down can take a while (UCX, unmapping the arena); the housekeeper has the time, a caller has not.
+  dead_lanes_.push_back(std::move(lane_));
+  house_work_ = true;
+  house_.notify_one();
   detached_.notify_all();
 }
 
@@ -144,10 +148,17 @@ void Client::enqueue(const std::shared_ptr<Batch>& batch) {
   }
   batch->deadline_ns = clock_.now_ns() + uint64_t{batch->timeout_ms} * 1'000'000;
   ++counters_.batches;
-  const std::scoped_lock lock(mutex_);
-  queue_.push_back(batch);
-  has_queue_.store(true, std::memory_order_release);
-  if (driving_) wake_driver();
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!closed()) {
+      queue_.push_back(batch);
+      has_queue_.store(true, std::memory_order_release);
+      if (driving_) wake_driver();
+      return;
+    }
+  }
+  std::ranges::fill(batch->statuses, Status::kUnavailable);
+  on_done(batch);
 }
 
 void Client::wake_driver() {
@@ -294,7 +305,9 @@ void Client::keep_house() {
     if (driving_ || closed()) continue;
     driving_ = true;
     house_work_ = false;
+    std::vector<std::unique_ptr<Lane>> dead = std::exchange(dead_lanes_, {});
     lock.unlock();
+    dead.clear();
     if (asynchronous_open_ > 0) {
       drive([this] { return asynchronous_open_ == 0 || closed(); });
     } else if (lane_ != nullptr) {

@@ -97,6 +97,8 @@ class Client {
   int completion_fd_ = -1;
 
   bool house_work_ = false;
+  std::vector<std::unique_ptr<Lane>> dead_lanes_;
+  std::once_flag joined_;
   std::thread housekeeper_;
 };
 

@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace kvstore {
 namespace {
 
@@ -11,16 +13,20 @@ constexpr size_t kStreamingBytesMin = 32 << 10;  // below, the copy is better le
 // Leases on the arena: given back when the last view is gone, through whichever session still serves the client.
 class LeasedBlocks final : public BorrowedBlocks {
  public:
-  LeasedBlocks(std::shared_ptr<ArenaView> arena, std::shared_ptr<ReleaseQueue> releases, uint64_t request_id)
-      : arena_(std::move(arena)), releases_(std::move(releases)), request_id_(request_id) {}
+  LeasedBlocks(std::shared_ptr<ArenaView> arena, std::shared_ptr<LocalSocket> socket,
+               std::shared_ptr<ReleaseQueue> releases, uint64_t request_id)
+      : arena_(std::move(arena)), socket_(std::move(socket)), releases_(std::move(releases)), request_id_(request_id) {}
   ~LeasedBlocks() override { release(); }
   void release() override {
-    if (!released_.exchange(true)) releases_->push(request_id_);
+    if (released_.exchange(true)) return;
+    releases_->push(request_id_);
+    socket_.reset();
   }
 
  private:
   std::atomic<bool> released_{false};
-  std::shared_ptr<ArenaView> arena_;  // the bytes stay mapped even if the node is gone
+  std::shared_ptr<ArenaView> arena_;     // the bytes stay mapped even if the node is gone
+  std::shared_ptr<LocalSocket> socket_;  // while it is open, the node holds the leases, even if the client gave it up
   std::shared_ptr<ReleaseQueue> releases_;
   uint64_t request_id_;
 };
@@ -29,26 +35,27 @@ class LeasedBlocks final : public BorrowedBlocks {
 
 MappedLane::MappedLane(const LaneEnvironment& environment, const std::string& socket_path,
                        std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns)
-    : Lane(environment, kStagingSlotBytes), socket_(LocalSocket::connect(socket_path)) {
+    : Lane(environment, kStagingSlotBytes), socket_(std::make_shared<LocalSocket>(LocalSocket::connect(socket_path))) {
   description_ = "mapped";
   greet(token, deadline_ns);
 }
 
 MappedLane::~MappedLane() {
   fail_all(Status::kUnavailable);
-  if (!lost_) send_bare(FrameKind::kBye, 0);
+  // With blocks still borrowed the session goes on, for its leases, until the last of them is released.
+  if (!lost_ && socket_.use_count() == 1) send_bare(FrameKind::kBye, 0);
 }
 
 void MappedLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns) {
-  if (!socket_.send(encode_hello(token, {}))) throw std::runtime_error("the node closed its Unix socket");
+  if (!socket_->send(encode_hello(token, {}))) throw std::runtime_error("the node closed its Unix socket");
   Bytes packet;
   int fds[2];
   while (true) {
-    const LocalSocket::Receive received = socket_.receive(&packet, fds);
+    const LocalSocket::Receive received = socket_->receive(&packet, fds);
     if (received == LocalSocket::Receive::kPacket) break;
     if (received != LocalSocket::Receive::kNothing) throw std::runtime_error("the node refused the session");
     if (environment_.clock.now_ns() >= deadline_ns) throw OpenTimeout("the node's Unix socket did not answer in time");
-    pollfd event{socket_.fd(), POLLIN, 0};
+    pollfd event{socket_->fd(), POLLIN, 0};
     poll(&event, 1, 1);
   }
   const std::optional<Reply> reply = decode_reply(packet);
@@ -83,7 +90,7 @@ bool MappedLane::progress_lane() {
 }
 
 void MappedLane::check_alive() {
-  const LocalSocket::Receive received = socket_.drain_doorbells();
+  const LocalSocket::Receive received = socket_->drain_doorbells();
   lost_ = lost_ || received == LocalSocket::Receive::kClosed || received == LocalSocket::Receive::kBroken;
 }
 
@@ -107,7 +114,7 @@ bool MappedLane::flush_outbox() {
 void MappedLane::ring_node() {
   // Pairs with `prepare_sleep` over there: exchanges of one flag have an order, so either this one sees the flag set,
   // or the sleeper sees what was pushed before.
-  if (segment_->header().node_sleeping.exchange(0) != 0) socket_.ring();
+  if (segment_->header().node_sleeping.exchange(0) != 0) socket_->ring();
 }
 
 bool MappedLane::prepare_sleep() {
@@ -206,7 +213,7 @@ void MappedLane::read_block(Transfer& transfer, uint32_t index) {
 void MappedLane::end_get(const TransferPtr& transfer) {
   if (transfer->batch->verb == Verb::kBorrow) {
     transfer->batch->borrowed[transfer->first_key / kKeysMax] =
-        std::make_shared<LeasedBlocks>(arena_, environment_.releases, transfer->id);
+        std::make_shared<LeasedBlocks>(arena_, socket_, environment_.releases, transfer->id);
   } else {
     send_bare(FrameKind::kRelease, transfer->id);
     ask_again(*transfer);
@@ -216,6 +223,9 @@ void MappedLane::end_get(const TransferPtr& transfer) {
 
 // The node lends a client no more than half of its memory at once; a larger get takes what is left in another turn.
 void MappedLane::ask_again(const Transfer& transfer) {
+  const bool any_read = std::ranges::any_of(
+      transfer.entries, [](const BlockEntry& entry) { return static_cast<Status>(entry.status) == Status::kOk; });
+  if (!any_read) return;
   for (uint32_t i = 1; i < transfer.key_count; ++i) {
     if (static_cast<Status>(transfer.entries[i].status) != Status::kBusy) continue;
     return launch(transfer.batch, transfer.first_key + i, transfer.key_count - i);

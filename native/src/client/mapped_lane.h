@@ -15,7 +15,7 @@ class MappedLane final : public Lane {
 
   [[nodiscard]] bool prepare_sleep() override;
   void end_sleep() override;
-  [[nodiscard]] int event_fd() const override { return socket_.fd(); }
+  [[nodiscard]] int event_fd() const override { return socket_->fd(); }
 
  private:
   bool progress_lane() override;
@@ -37,7 +37,7 @@ class MappedLane final : public Lane {
 
   static constexpr size_t kFramesAPoll = 16;
 
-  LocalSocket socket_;
+  std::shared_ptr<LocalSocket> socket_;
   std::unique_ptr<LocalSegment> segment_;
   std::shared_ptr<ArenaView> arena_;
   std::deque<Bytes> outbox_;         // frames that wait for room in the ring

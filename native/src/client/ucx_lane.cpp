@@ -71,15 +71,15 @@ void UcxLane::on_frame(UcxEndpoint&, ByteView frame) {
 // ---- puts
 
 bool UcxLane::send_piece(Transfer& transfer, ChunkHeader chunk, uint32_t* crc) {
-  if (!in_flight_.empty() && bytes_in_flight_ + chunk.bytes > kWindowBytes) return false;
-  const uint64_t cookie = next_cookie_++;
+  if (bytes_in_flight_ >= kWindowBytes) return false;
+  const uint32_t cookie = next_cookie_++;
   Sending& sending = in_flight_[cookie];
   sending.transfer = find(transfer.id);
   const ByteView payload = gather(transfer, chunk, &sending.bounce, crc);
   chunk.crc = *crc;
   ++transfer.sends_in_flight;
   bytes_in_flight_ += chunk.bytes;
-  endpoint_->send_chunk(chunk, payload, this, cookie << 32 | chunk.bytes);
+  endpoint_->send_chunk(chunk, payload, this, uint64_t{cookie} << 32 | chunk.bytes);
   return true;
 }
 
@@ -105,7 +105,7 @@ ByteView UcxLane::gather(const Transfer& transfer, const ChunkHeader& chunk, Byt
 }
 
 void UcxLane::on_chunk_sent(uint64_t cookie, bool) {
-  const auto found = in_flight_.find(cookie >> 32);
+  const auto found = in_flight_.find(static_cast<uint32_t>(cookie >> 32));
   bytes_in_flight_ -= cookie & 0xFFFFFFFF;
   --found->second.transfer->sends_in_flight;
   in_flight_.erase(found);
@@ -179,6 +179,7 @@ void UcxLane::received(const TransferPtr& transfer, const ChunkHeader& chunk, ui
 void UcxLane::on_get_reply(const TransferPtr& transfer) { maybe_finish_get(transfer); }
 
 void UcxLane::maybe_finish_get(const TransferPtr& transfer) {
+  if (transfer->placements_in_flight > 0) return;
   for (uint32_t i = 0; i < transfer->key_count; ++i) {
     const BlockEntry& entry = transfer->entries[i];
     if (static_cast<Status>(entry.status) == Status::kOk && transfer->progress[i].bytes < entry.length) return;
@@ -215,7 +216,8 @@ std::byte* UcxLane::place_chunk(UcxEndpoint&, ByteView header, size_t payload_by
       if (bytes == chunk->bytes) target = data;
     });
     // Scattered buffers are received together and copied out by `on_placed`.
-    if (target == nullptr) target = (scattered_[{chunk->request_id, chunk->block}] = Bytes(chunk->bytes)).data();
+    const std::pair<uint64_t, uint32_t> place{chunk->request_id, chunk->block};
+    if (target == nullptr && !scattered_.contains(place)) target = (scattered_[place] = Bytes(chunk->bytes)).data();
   }
   transfer->placements_in_flight += target != nullptr ? 1 : 0;
   return target;
@@ -228,7 +230,10 @@ void UcxLane::on_placed(UcxEndpoint&, ByteView header, bool received_all) {
   const TransferPtr transfer = find(chunk.request_id);
   if (transfer == nullptr) return;
   --transfer->placements_in_flight;
-  if (!received_all) return;
+  if (!received_all) {
+    if (!transfer->entries.empty()) maybe_finish_get(transfer);
+    return;
+  }
   uint32_t crc = 0;
   if (!scattered.empty()) {
     const std::byte* source = scattered.mapped().data();
@@ -253,6 +258,7 @@ void UcxLane::abandon(Transfer& transfer) {
   endpoint_->close();
   const uint64_t give_up_ns = environment_.clock.now_ns() + kQuiesceNs;
   while (transfer.placements_in_flight > 0 && environment_.clock.now_ns() < give_up_ns) worker_->progress();
+  if (transfer.placements_in_flight > 0) orphans_.push_back(find(transfer.id));
 }
 
 }  // namespace kvstore

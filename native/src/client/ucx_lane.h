@@ -47,15 +47,16 @@ class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
     TransferPtr transfer;
     Bytes bounce;
   };
-  static constexpr uint64_t kWindowBytes = 2 << 20;  // of puts in UCX's hands at a time; at least one chunk
+  static constexpr uint64_t kWindowBytes = 2 << 20;  // of puts in UCX's hands before the last chunk is added
 
   bool greeted_ = false;
   UcxEndpoint* endpoint_ = nullptr;
-  std::unordered_map<uint64_t, Sending> in_flight_;                                // by cookie
+  std::unordered_map<uint32_t, Sending> in_flight_;                                // by cookie
   std::unordered_map<uint64_t, std::unique_ptr<class ReceivedBlocks>> receiving_;  // borrows, by request
   std::map<std::pair<uint64_t, uint32_t>, Bytes> scattered_;  // rendezvous into scattered buffers, by request and block
-  uint64_t next_cookie_ = 1;
+  uint32_t next_cookie_ = 1;                                  // may wrap: few are alive at once
   uint64_t bytes_in_flight_ = 0;
+  std::vector<TransferPtr> orphans_;   // ended with receives that UCX would not give up: their memory stays
   std::unique_ptr<UcxWorker> worker_;  // last: its end still calls back into the members above
 };
 

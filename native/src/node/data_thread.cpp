@@ -9,7 +9,6 @@
 #include <system_error>
 #include <utility>
 
-#include "base/assert.h"
 #include "base/spin.h"
 #include "transport/socket_address.h"
 
@@ -45,10 +44,10 @@ DataThread::DataThread(NodeContext context, uint32_t index)
   if (epoll_fd_ < 0 || wake_fd_ < 0) {
     throw std::system_error(errno, std::generic_category(), "a data thread gets no event descriptors");
   }
-  watch(wake_fd_, kTagWake);
-  watch(local_listener_.fd(), kTagListener);
-  if (tcp_ != nullptr) watch(tcp_->event_fd(), kTagUcx);
-  if (rdma_ != nullptr) watch(rdma_->event_fd(), kTagUcx);
+  const bool watching = watch(wake_fd_, kTagWake) && watch(local_listener_.fd(), kTagListener) &&
+                        (tcp_ == nullptr || watch(tcp_->event_fd(), kTagUcx)) &&
+                        (rdma_ == nullptr || watch(rdma_->event_fd(), kTagUcx));
+  if (!watching) throw std::system_error(errno, std::generic_category(), "a data thread cannot watch its sockets");
 }
 
 void DataThread::open_network() {
@@ -120,11 +119,11 @@ DataThread::~DataThread() {
   if (epoll_fd_ >= 0) close(epoll_fd_);
 }
 
-void DataThread::watch(int fd, uint64_t tag) const {
+bool DataThread::watch(int fd, uint64_t tag) const {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = tag;
-  KVSTORE_ASSERT(epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0);
+  return epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
 void DataThread::start() {
@@ -197,8 +196,12 @@ bool DataThread::take_mail() {
     if (const auto found = network_.find(waiter.session); found != network_.end()) found->second->wake(waiter.request);
   }
   for (ShmWorker& shm : new_shm) {
-    watch(shm.worker->event_fd(), kTagUcx);
-    shm_.push_back(std::move(shm));
+    if (watch(shm.worker->event_fd(), kTagUcx)) {
+      shm_.push_back(std::move(shm));
+    } else {
+      --shm_count_;
+      ++context_.counters.sessions_refused;
+    }
   }
   return !mail.empty() || !new_shm.empty();
 }
@@ -248,9 +251,11 @@ void DataThread::handle_event(uint64_t tag) {
 void DataThread::accept_local() {
   while (std::optional<LocalSocket> socket = local_listener_.accept()) {
     const uint64_t id = next_session_++;
-    const int fd = socket->fd();
+    if (!watch(socket->fd(), id)) {
+      ++context_.counters.sessions_refused;
+      continue;
+    }
     local_.emplace(id, std::make_unique<LocalSession>(context_, id, index_, std::move(*socket)));
-    watch(fd, id);
   }
 }
 
@@ -303,7 +308,7 @@ uint64_t DataThread::open_session(UcxWorker& worker, const Request& hello, ByteV
     network_.emplace(id, std::move(session));
     on_frame(endpoint, frame);
     return id;
-  } catch (const std::runtime_error&) {
+  } catch (const std::exception&) {
     ++context_.counters.sessions_refused;  // no lane fits both sides, or the peer is gone
     return 0;
   }

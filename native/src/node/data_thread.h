@@ -53,7 +53,7 @@ class DataThread final : public UcxEvents {
   void accept_local();
   void drop_local(uint64_t session_id);
   void reap_network();
-  void watch(int fd, uint64_t tag) const;
+  [[nodiscard]] bool watch(int fd, uint64_t tag) const;
 
   void on_lost(UcxEndpoint& endpoint) override;
   void on_frame(UcxEndpoint& endpoint, ByteView frame) override;

@@ -14,7 +14,10 @@ namespace kvstore {
 struct PutBlock {
   Reservation reservation;
   Status status = Status::kInvalid;
-  bool open = false;  // reserved, bytes still expected
+  bool open = false;           // reserved, bytes still expected
+  bool doomed = false;         // failed, and its space goes back when the last placement has ended
+  uint32_t placements = 0;     // rendezvous receives into the reserved space that UCX has not ended yet
+  uint64_t claimed_bytes = 0;  // received, or being received
   uint32_t received_bytes = 0;
   uint32_t crc = 0;  // of the pieces so far, each shifted to its place
 

@@ -205,15 +205,14 @@ void Session::on_status_verb(const Request& request) {
 }
 
 void Session::on_report(const Request& request) {
+  if (request.report == Report::kCorrupt) {
+    // One block a frame, as our client sends it: summing a frame full of large ones would hold up everybody.
+    ++context_.counters.checksum_errors;
+    return examine(request.keys[0], request.values[0]);
+  }
   for (size_t i = 0; i < request.keys.size(); ++i) {
-    if (request.report == Report::kExists) {
-      context_.store.count_exists();
-    } else if (request.report == Report::kConflict) {
-      context_.store.count_conflict();
-    } else {
-      ++context_.counters.checksum_errors;
-      examine(request.keys[i], request.values[i]);
-    }
+    if (request.report == Report::kExists) context_.store.count_exists();
+    if (request.report == Report::kConflict) context_.store.count_conflict();
   }
 }
 
@@ -268,6 +267,8 @@ PutBlock* Session::open_block(const ChunkHeader& chunk, PutState** put) {
   if (found == puts_.end() || found->second.cancelled || chunk.block >= found->second.blocks.size()) return nullptr;
   PutBlock& block = found->second.blocks[chunk.block];
   if (!block.open || chunk.block_length != block.reservation.length) return nullptr;
+  if (block.claimed_bytes + chunk.bytes > chunk.block_length) return nullptr;  // a piece that came before
+  block.claimed_bytes += chunk.bytes;
   *put = &found->second;
   return &block;
 }
@@ -292,9 +293,10 @@ bool Session::on_piece(const ChunkHeader& chunk, const std::byte* data) {
 std::byte* Session::place_piece(const ChunkHeader& chunk) {
   if (!greeted_ || (verbs_ & kVerbWrite) == 0) return nullptr;
   PutState* put = nullptr;
-  const PutBlock* block = open_block(chunk, &put);
+  PutBlock* block = open_block(chunk, &put);
   if (block == nullptr) return nullptr;
   ++put->placements;
+  ++block->placements;
   return context_.arena.data() + block->reservation.offset + chunk.offset;
 }
 
@@ -304,6 +306,8 @@ void Session::piece_placed(const ChunkHeader& chunk, bool received) {
   PutState& put = found->second;
   --put.placements;
   PutBlock& block = put.blocks[chunk.block];
+  --block.placements;
+  if (block.doomed && block.placements == 0) context_.store.abort(block.reservation);
   if (block.open && !received) {
     fail_block(put, block, Status::kUnavailable);  // the client went away in the middle
   } else if (block.open && !put.cancelled) {
@@ -330,7 +334,9 @@ void Session::fail_block(PutState& put, PutBlock& block, Status status) {
   block.open = false;
   block.status = status;
   --put.open_blocks;
-  context_.store.abort(block.reservation);
+  // Space that UCX still writes to is given back when it has ended.
+  block.doomed = block.placements > 0;
+  if (!block.doomed) context_.store.abort(block.reservation);
 }
 
 void Session::settle_put(uint64_t request_id) {

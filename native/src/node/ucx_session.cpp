@@ -6,6 +6,7 @@ namespace kvstore {
 namespace {
 
 constexpr uint64_t kStallNs = 10'000'000'000;    // a client that takes nothing for so long is dropped
+constexpr uint32_t kSendsMax = 4096;             // answers that a client may leave unread
 constexpr uint64_t kSilenceNs = 10'000'000'000;  // ... or says nothing: idle ones ping every two seconds
 
 }  // namespace
@@ -49,7 +50,7 @@ void UcxSession::on_placed(ByteView header, bool received) {
 }
 
 void UcxSession::deliver(GetResult result) {
-  const uint64_t cookie = next_cookie_++;
+  const uint32_t cookie = next_cookie_++;
   if (ready_.empty()) last_progress_ns_ = context_.clock.now_ns();
   Stream& stream = streams_[cookie];
   stream.result = std::move(result);
@@ -59,8 +60,8 @@ void UcxSession::deliver(GetResult result) {
 bool UcxSession::poll() {
   if (closed_ || ready_.empty()) return false;
   bool sent = false;
-  while (!ready_.empty() && (chunks_in_flight_ == 0 || bytes_in_flight_ + chunk_bytes_ <= kWindowBytes)) {
-    const uint64_t cookie = ready_.front();
+  while (!ready_.empty() && bytes_in_flight_ < kWindowBytes) {
+    const uint32_t cookie = ready_.front();
     Stream& stream = streams_.at(cookie);
     skip_to_block(stream);
     if (stream.block == stream.result.entries.size() || stream.cancelled) {
@@ -86,7 +87,7 @@ void UcxSession::skip_to_block(Stream& stream) const {
   }
 }
 
-void UcxSession::send_next_chunk(uint64_t cookie, Stream& stream) {
+void UcxSession::send_next_chunk(uint32_t cookie, Stream& stream) {
   const Lease& lease = stream.result.leases[stream.block];
   ChunkHeader chunk;
   chunk.block = static_cast<uint32_t>(stream.block);
@@ -105,19 +106,20 @@ void UcxSession::send_next_chunk(uint64_t cookie, Stream& stream) {
   bytes_in_flight_ += chunk.bytes;
   context_.counters.bytes_sent += chunk.bytes;
   // The cookie carries the chunk's size, so that the window can be opened again by as much.
-  endpoint_.send_chunk(chunk, payload, this, cookie << 32 | chunk.bytes);
+  endpoint_.send_chunk(chunk, payload, this, uint64_t{cookie} << 32 | chunk.bytes);
 }
 
-void UcxSession::on_chunk_sent(uint64_t cookie, bool) {
-  last_progress_ns_ = context_.clock.now_ns();
+void UcxSession::on_chunk_sent(uint64_t cookie, bool sent) {
+  if (sent) last_progress_ns_ = context_.clock.now_ns();
   --chunks_in_flight_;
   bytes_in_flight_ -= cookie & 0xFFFFFFFF;
-  const auto found = streams_.find(cookie >> 32);
+  const auto stream = static_cast<uint32_t>(cookie >> 32);
+  const auto found = streams_.find(stream);
   if (found == streams_.end()) return;
-  if (--found->second.chunks_in_flight == 0 && found->second.sent) finish_stream(cookie >> 32);
+  if (--found->second.chunks_in_flight == 0 && found->second.sent) finish_stream(stream);
 }
 
-void UcxSession::finish_stream(uint64_t cookie) {
+void UcxSession::finish_stream(uint32_t cookie) {
   const auto found = streams_.find(cookie);
   const GetResult& result = found->second.result;
   for (size_t i = 0; i < result.entries.size(); ++i) {
@@ -134,8 +136,11 @@ void UcxSession::on_release(uint64_t request_id) {
 
 bool UcxSession::on_tick(uint64_t now_ns) {
   const bool stalled = chunks_in_flight_ > 0 && now_ns - last_progress_ns_ > kStallNs;
-  const bool silent = now_ns > heard_ns_ && now_ns - heard_ns_ > kSilenceNs;
-  return !stalled && !silent && Session::on_tick(now_ns);
+  // A client that reads a long stream says nothing, but takes what is sent.
+  const uint64_t alive_ns = std::max(heard_ns_, last_progress_ns_);
+  const bool silent = now_ns > alive_ns && now_ns - alive_ns > kSilenceNs;
+  const bool deaf = endpoint_.sends_in_flight() > kSendsMax;
+  return !stalled && !silent && !deaf && Session::on_tick(now_ns);
 }
 
 void UcxSession::on_closed() { closed_ = true; }

@@ -43,17 +43,17 @@ class UcxSession final : public Session, private ChunkSender {
   };
 
   void on_chunk_sent(uint64_t cookie, bool sent) override;
-  void send_next_chunk(uint64_t cookie, Stream& stream);
+  void send_next_chunk(uint32_t cookie, Stream& stream);
   void skip_to_block(Stream& stream) const;
-  void finish_stream(uint64_t cookie);
+  void finish_stream(uint32_t cookie);
 
-  static constexpr uint64_t kWindowBytes = 2 << 20;  // in UCX's hands at a time; at least one chunk
+  static constexpr uint64_t kWindowBytes = 2 << 20;  // in UCX's hands before the last chunk is added
 
   UcxEndpoint& endpoint_;
   const size_t chunk_bytes_;
-  std::unordered_map<uint64_t, Stream> streams_;
-  std::deque<uint64_t> ready_;  // cookies of streams with chunks to send, in order of arrival
-  uint64_t next_cookie_ = 1;
+  std::unordered_map<uint32_t, Stream> streams_;
+  std::deque<uint32_t> ready_;  // cookies of streams with chunks to send, in order of arrival
+  uint32_t next_cookie_ = 1;    // may wrap: few are alive at once
   uint64_t bytes_in_flight_ = 0;
   uint32_t chunks_in_flight_ = 0;
   uint32_t placements_in_flight_ = 0;

@@ -1,5 +1,6 @@
 #include "transport/ucx_worker.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "base/clock.h"
@@ -87,7 +88,10 @@ UcxEndpoint& UcxWorker::connect(ByteView address) {
   ucp_ep_params_t params{};
   params.field_mask =
       UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  // UCX takes no length and reads as far as the address tells it to: a short one must end in zeros that are ours.
+  Bytes padded(kAddressBytesMax);
+  std::copy_n(address.begin(), std::min<size_t>(address.size(), padded.size()), padded.begin());
+  params.address = reinterpret_cast<const ucp_address_t*>(padded.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {on_error, endpoint.get()};
   const ucs_status_t status = ucp_ep_create(handle_, &params, &endpoint->handle_);
@@ -132,7 +136,10 @@ ucs_status_t UcxWorker::on_am_chunk(void* arg, const void* header, size_t header
   UcxEndpoint* endpoint = worker->find(param);
   if (endpoint == nullptr) return UCS_OK;
   const ByteView header_view(static_cast<const std::byte*>(header), header_bytes);
-  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) return worker->place(*endpoint, header_view, data, bytes);
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+    // The sender chooses the threshold; on eager lanes nobody has to send so, and what does is dropped.
+    return worker->profile().rendezvous ? worker->place(*endpoint, header_view, data, bytes) : UCS_OK;
+  }
   worker->events_.on_chunk(*endpoint, header_view, ByteView(static_cast<const std::byte*>(data), bytes));
   return UCS_OK;
 }
