@@ -16,7 +16,7 @@ import kvstore
 from kvstore import Status
 from kvstore.client.session import backoff_s
 from kvstore.config import ClientConfig
-from kvstore.errors import InvalidArgumentError
+from kvstore.errors import ClosedError, InvalidArgumentError
 from tests.node_process import (
     BLOCK_BYTES,
     GRACE_S,
@@ -307,3 +307,20 @@ def _run_script(script: str) -> subprocess.CompletedProcess:
         process.communicate()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_view_that_is_kept_is_never_a_dangling_pointer(node, lane):
+    blocks = some_blocks(2)
+    with kvstore.connect(node.url, lane=lane) as store:
+        assert store.put(some_keys(2), blocks).all_ok
+        borrow = store.borrow(some_keys(2))
+        kept = list(borrow.views)
+        borrow.release()
+        borrow.release()
+        with pytest.raises(ClosedError, match="borrow was released"):
+            _ = borrow.views
+    del store, borrow
+    gc.collect()
+    # The node has evicted nothing, so the bytes are even the old ones.
+    assert all((view == block).all() for view, block in zip(kept, blocks, strict=True))
