@@ -25,16 +25,19 @@ requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("py
 	extras = p["optional-dependencies"]; print(*t["build-system"]["requires"], *p["dependencies"], \
 	*(r for name in sys.argv[1:] for r in extras[name]), sep="\n")'
 
-.PHONY: help demo test lint format sanitize asan tsan bench docs proto clean
+.PHONY: help demo test test-long lint format sanitize asan tsan bench docs proto clean
 
 help:  ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/.stamp-package  ## The main job: a node, an engine that prefills, a second engine that loads the KV
 	$(BIN)/kvstore demo $(ARGS)
 
 test: .venv/.stamp-package  ## All tests, native ones included; ARGS="-k keys" selects
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: .venv/.stamp-package  ## The tests that take too long for every commit
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/.stamp-lint  ## What CI checks besides the tests: lint, format, types
 	$(BIN)/ruff check
