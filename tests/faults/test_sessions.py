@@ -43,21 +43,3 @@ def test_clients_closed_while_the_node_is_frozen(node, lane):
         store.close()
     node.thaw()
     node.wait_for_counters("every session has ended", sessions_open=0, leases=0, reserved_bytes=0)
-
-
-@pytest.mark.parametrize("lane", ALL_LANES)
-def test_what_is_borrowed_stays_as_it_is_until_it_is_given_back(node, lane):
-    """A mapped borrow shows the node's own memory: closing the client must not let the node write there."""
-    keys = chain("outlives", 2)
-    contents = blocks(keys, 100_000)
-    with kvstore.connect(node.url, lane=lane, timeout_ms=30_000) as store:
-        assert store.put(keys, contents).all_ok
-        borrow = store.borrow(keys)
-    node.evict(1 << 40)
-    with kvstore.connect(node.url, lane="tcp", timeout_ms=30_000) as other:
-        while other.stats()["node"]["evicted_blocks"] < 100:
-            assert other.put(chain(f"flood {other.stats()['node']['puts']}", 64), [b"x" * (1 << 20)] * 64).all_ok
-        assert [view.tobytes() for view in borrow.views] == [content.tobytes() for content in contents]
-    assert (node.counters["leases"] > 0) == (lane == "mapped")
-    borrow.release()
-    node.wait_for_counters("the leases end with the borrow", sessions_open=0, leases=0, leased_bytes=0)
