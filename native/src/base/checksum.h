@@ -24,6 +24,13 @@ uint32_t copy_crc32c(void* destination, const void* source, size_t bytes, uint32
 // Ends with a store fence, so that what the caller publishes next is seen after the bytes.
 uint32_t copy_crc32c_streaming(void* destination, const void* source, size_t bytes, uint32_t crc = 0);
 
+// One of the two, by size: what is small is better left in the cache. For every piece of a block on its way.
+inline uint32_t copy_piece_crc32c(void* destination, const void* source, size_t bytes, uint32_t crc = 0) {
+  constexpr size_t kStreamingBytesMin = 32 << 10;
+  return bytes >= kStreamingBytesMin ? copy_crc32c_streaming(destination, source, bytes, crc)
+                                     : copy_crc32c(destination, source, bytes, crc);
+}
+
 // Copies as copy_crc32c_streaming does but without the checksum: the bound that benchmarks compare with.
 void copy_streaming(void* destination, const void* source, size_t bytes);
 

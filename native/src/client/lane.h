@@ -107,7 +107,7 @@ class Lane {
   virtual void on_get_reply(const TransferPtr& transfer) = 0;
   // A get was answered after its deadline.
   virtual void on_late_get_reply(const Reply& reply) {}
-  // Called when a transfer ends before its time; true if the lane must wait before the memory can be handed back.
+  // Called when a transfer ends before its time: on return nothing may write to the caller's memory any more.
   virtual void abandon(Transfer& transfer) {}
 
   void on_frame(ByteView frame);

@@ -8,8 +8,6 @@
 namespace kvstore {
 namespace {
 
-constexpr size_t kStreamingBytesMin = 32 << 10;  // below, the copy is better left in the cache
-
 // Leases on the arena: given back when the last view is gone, through whichever session still serves the client.
 class LeasedBlocks final : public BorrowedBlocks {
  public:
@@ -202,8 +200,7 @@ void MappedLane::read_block(Transfer& transfer, uint32_t index) {
     if (crc == entry.crc) transfer.batch->views[transfer.first_key + index] = {source, entry.length};
   } else {
     transfer.for_each_piece(index, 0, entry.length, [&](std::byte* target, uint32_t bytes) {
-      crc = bytes >= kStreamingBytesMin ? copy_crc32c_streaming(target, source, bytes, crc)
-                                        : copy_crc32c(target, source, bytes, crc);
+      crc = copy_piece_crc32c(target, source, bytes, crc);
       source += bytes;
     });
   }

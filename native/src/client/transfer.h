@@ -57,7 +57,6 @@ class Transfer {
   std::vector<BlockEntry> entries;    // the node's grant (put) or reply (get), once it came
   uint32_t next_block = 0;            // put: the one being sent
   bool replied = false;               // put: the node's last word came
-  uint32_t sends_in_flight = 0;       // put over a network lane: chunks that still refer to the caller's memory
   uint32_t placements_in_flight = 0;  // get over RDMA: receives that still write to the caller's memory
 };
 

@@ -7,9 +7,8 @@
 namespace kvstore {
 namespace {
 
-constexpr size_t kStreamingBytesMin = 32 << 10;  // below, the copy is better left in the cache
-constexpr uint64_t kByeNs = 50'000'000;          // for the last frame to leave
-constexpr uint64_t kQuiesceNs = 1'000'000'000;   // for UCX to let go of receives after a forced close
+constexpr uint64_t kByeNs = 50'000'000;         // for the last frame to leave
+constexpr uint64_t kQuiesceNs = 1'000'000'000;  // for UCX to let go of receives after a forced close
 
 }  // namespace
 
@@ -77,7 +76,6 @@ bool UcxLane::send_piece(Transfer& transfer, ChunkHeader chunk, uint32_t* crc) {
   sending.transfer = find(transfer.id);
   const ByteView payload = gather(transfer, chunk, &sending.bounce, crc);
   chunk.crc = *crc;
-  ++transfer.sends_in_flight;
   bytes_in_flight_ += chunk.bytes;
   endpoint_->send_chunk(chunk, payload, this, uint64_t{cookie} << 32 | chunk.bytes);
   return true;
@@ -107,7 +105,6 @@ ByteView UcxLane::gather(const Transfer& transfer, const ChunkHeader& chunk, Byt
 void UcxLane::on_chunk_sent(uint64_t cookie, bool) {
   const auto found = in_flight_.find(static_cast<uint32_t>(cookie >> 32));
   bytes_in_flight_ -= cookie & 0xFFFFFFFF;
-  --found->second.transfer->sends_in_flight;
   in_flight_.erase(found);
 }
 
@@ -154,8 +151,7 @@ void UcxLane::on_chunk(UcxEndpoint&, ByteView header, ByteView payload) {
   uint32_t crc = 0;
   const std::byte* source = payload.data();
   const auto copy = [&](std::byte* target, uint32_t bytes) {
-    crc = bytes >= kStreamingBytesMin ? copy_crc32c_streaming(target, source, bytes, crc)
-                                      : copy_crc32c(target, source, bytes, crc);
+    crc = copy_piece_crc32c(target, source, bytes, crc);
     source += bytes;
   };
   if (transfer->batch->verb == Verb::kBorrow) {

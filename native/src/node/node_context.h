@@ -24,7 +24,7 @@ struct NodeOptions {
   bool huge_pages = true;       // where enough are reserved
   bool prefault = false;        // touch all memory before the first client
   bool network = true;          // false: same-host channel only (embedded mode)
-  std::string rdma_transports;  // UCX transports of a second listener with rendezvous, such as "rc,ud,self"; "": none
+  std::string rdma_transports;  // UCX transports of a second lane with rendezvous, such as "rc,ud,self"; "": none
 };
 
 struct NodeCounters {

@@ -8,7 +8,6 @@ namespace {
 constexpr uint64_t kGreetingNs = 5'000'000'000;  // a peer that has not said hello by then is dropped
 constexpr uint64_t kPutGraceMs = 1'000;          // how much longer than its client a put is kept
 constexpr uint32_t kTimeoutMsMax = 600'000;
-constexpr size_t kStreamingBytesMin = 32 << 10;  // below, the copy is better left in the cache
 
 uint32_t verb_of(FrameKind kind) {
   switch (kind) {
@@ -283,8 +282,7 @@ bool Session::on_piece(const ChunkHeader& chunk, const std::byte* data) {
   PutBlock* block = open_block(chunk, &put);
   if (block == nullptr) return true;  // nobody waits for it any more
   std::byte* target = context_.arena.data() + block->reservation.offset + chunk.offset;
-  const uint32_t crc = chunk.bytes >= kStreamingBytesMin ? copy_crc32c_streaming(target, data, chunk.bytes)
-                                                         : copy_crc32c(target, data, chunk.bytes);
+  const uint32_t crc = copy_piece_crc32c(target, data, chunk.bytes);
   finish_piece(*put, *block, chunk, crc == chunk.crc);
   settle_put(chunk.request_id);
   return true;

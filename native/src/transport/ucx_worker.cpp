@@ -183,7 +183,7 @@ struct UcxWorker::FrameSend {
   static void done(void* request, ucs_status_t status, void* arg) {
     const std::unique_ptr<FrameSend> send(static_cast<FrameSend*>(arg));
     if (request != nullptr) ucp_request_free(request);
-    send->endpoint->send_ended(status);
+    --send->endpoint->sends_in_flight_;
   }
 };
 
@@ -196,12 +196,10 @@ struct UcxWorker::ChunkSend {
   static void done(void* request, ucs_status_t status, void* arg) {
     const std::unique_ptr<ChunkSend> send(static_cast<ChunkSend*>(arg));
     if (request != nullptr) ucp_request_free(request);
-    send->endpoint->send_ended(status);
+    --send->endpoint->sends_in_flight_;
     send->sender->on_chunk_sent(send->cookie, status == UCS_OK);
   }
 };
-
-void UcxEndpoint::send_ended(ucs_status_t) { --sends_in_flight_; }
 
 void UcxEndpoint::send_frame(ByteView frame) {
   if (lost_ || closed_) return;

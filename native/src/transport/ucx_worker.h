@@ -117,7 +117,6 @@ class UcxEndpoint {
   [[nodiscard]] bool lost() const { return lost_; }
   [[nodiscard]] const UcxProfile& profile() const { return worker_.profile(); }
   [[nodiscard]] uint32_t sends_in_flight() const { return sends_in_flight_; }
-  [[nodiscard]] uint32_t placements_in_flight() const { return placements_in_flight_; }
   // The transports that UCX chose for it, such as "tcp/lo"; may change until the first reply arrived.
   [[nodiscard]] std::string lanes() const;
 
@@ -126,7 +125,6 @@ class UcxEndpoint {
  private:
   friend class UcxWorker;
   explicit UcxEndpoint(UcxWorker& worker) : worker_(worker) {}
-  void send_ended(ucs_status_t status);
 
   UcxWorker& worker_;
   ucp_ep_h handle_ = nullptr;
