@@ -26,6 +26,8 @@ __all__ = ["ClientConfig", "NodeConfig", "format_bytes", "parse_bytes", "parse_m
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+DISK_BYTES_MIN: Final = 16 * MIB
+_PAGE_BYTES: Final = 4 * KIB
 
 _BYTE_UNITS: Final[Mapping[str, int]] = MappingProxyType(
     {"": 1, "B": 1}
@@ -179,11 +181,36 @@ class NodeConfig(_Settings):
     capability_ttl_ms: int = _setting(
         10_000, "ms", "How long a client may take from hello to its first data message.", least=100, most=3_600_000
     )
+    disk: str = _setting(
+        "", "str", "Directories of the NVMe tier, one a disk, joined by commas; empty means memory only."
+    )
+    disk_bytes: int = _setting(
+        0, "bytes", "Space on all disks together, divided evenly; needed with `disk`.", key="disk_size", most=1 << 50
+    )
+    admission: str = _setting(
+        "eager",
+        "str",
+        "Which blocks go to disk: all at once, those that were used again, or none.",
+        choices=("eager", "after-first-reuse", "off"),
+    )
+    disk_io: str = _setting(
+        "auto",
+        "str",
+        "How disks are driven: `io_uring` where the kernel allows it, or threads.",
+        choices=("auto", "io_uring", "threads"),
+    )
+    shutdown_flush_ms: int = _setting(
+        30_000, "ms", "How long a node that is told to stop may take to bring its blocks to disk.", most=3_600_000
+    )
+    pin_share: int = _setting(50, "int", "Percent of each tier that pinned blocks may hold.", most=100)
+    metrics: str = _setting(
+        "", "str", "Address of a page with all counters for Prometheus, such as 127.0.0.1:7401; empty means none."
+    )
     runtime_dir: str = _setting(
         "", "str", "Directory for the Unix sockets of the same-host lane; empty means a private temporary one."
     )
     insecure: bool = _setting(
-        False, "bool", "Allow a `listen` address other than loopback although nothing is authenticated or encrypted."
+        False, "bool", "Allow addresses other than loopback although nothing is authenticated or encrypted."
     )
     log_level: str = _setting(
         "info", "str", "Least severe message that is logged.", choices=("debug", "info", "warning", "error")
@@ -191,24 +218,50 @@ class NodeConfig(_Settings):
 
     def __post_init__(self) -> None:
         _Settings.__post_init__(self)  # super() does not survive slots=True, which makes the class anew
-        address = ipaddress.ip_address(self.listen_host)
-        if not address.is_loopback and not self.insecure:
-            raise ConfigError(
-                f"listen {self.listen!r} can be reached from other machines, and the node neither authenticates nor"
-                " encrypts; listen on loopback, or set insecure to accept that"
-            )
+        for key, address in (("listen", self.listen), ("metrics", self.metrics or "localhost:0")):
+            host, _ = _split_address(key, address)
+            if not ipaddress.ip_address(host).is_loopback and not self.insecure:
+                raise ConfigError(
+                    f"{key} {address!r} can be reached from other machines, and the node neither authenticates nor"
+                    " encrypts; listen on loopback, or set insecure to accept that"
+                )
         if self.data_port and self.data_port + self.thread_count - 1 > 65_535:
             raise ConfigError(f"data_port {self.data_port} leaves no room for {self.thread_count} threads' ports")
+        self._check_disks()
+
+    def _check_disks(self) -> None:
+        paths = _split_paths(self.disk)
+        if not paths:
+            if self.disk_bytes:
+                raise ConfigError("disk_size is set, but disk names no directory to take it from")
+            return
+        if self.disk_bytes < len(paths) * DISK_BYTES_MIN:
+            wanted = "is needed with disk" if not self.disk_bytes else f"{format_bytes(self.disk_bytes)} is too little"
+            raise ConfigError(
+                f"disk_size {wanted}: it is the space on all disks together, such as 200GiB, and at least"
+                f" {format_bytes(DISK_BYTES_MIN)} for each of {len(paths)}"
+            )
+
+    @property
+    def disks(self) -> list[tuple[str, int]]:
+        """(directory, bytes) of each disk; bytes are whole pages, and rounding leaves up to a page a disk unused."""
+        paths = _split_paths(self.disk)
+        return [(path, self.disk_bytes // len(paths) // _PAGE_BYTES * _PAGE_BYTES) for path in paths]
 
     @property
     def listen_host(self) -> str:
         """The numeric address of `listen`."""
-        return _split_address(self.listen)[0]
+        return _split_address("listen", self.listen)[0]
 
     @property
     def listen_port(self) -> int:
         """The port of `listen`; 0 picks a free one."""
-        return _split_address(self.listen)[1]
+        return _split_address("listen", self.listen)[1]
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """(numeric host, port) of `metrics`, if there is to be one; port 0 picks a free one."""
+        return _split_address("metrics", self.metrics) if self.metrics else None
 
     @property
     def thread_count(self) -> int:
@@ -362,9 +415,23 @@ def _check(key: str, setting: Field[Any], value: object) -> None:
         raise ConfigError(f"{key} must be from {_show(setting, least)} to {_show(setting, most)}, not {value}")
 
 
-def _split_address(listen: str) -> tuple[str, int]:
+def _split_paths(disk: str) -> list[str]:
+    """The directories in `disk`. Raises `ConfigError` for an empty one, and for one that is named twice."""
+    if not disk:
+        return []
+    paths = [path.strip() for path in disk.split(",")]
+    if not all(paths):
+        raise ConfigError(f"disk {disk!r} has an empty directory between its commas")
+    places = [os.path.abspath(path) for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"disk {disk!r} names {path!r} more than once")
+    return paths
+
+
+def _split_address(key: str, address: str) -> tuple[str, int]:
     """(numeric host, port) of "127.0.0.1:7400", "localhost:0" or "[::1]:7400"; no name is ever looked up."""
-    host, colon, port = listen.rpartition(":")
+    host, colon, port = address.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
@@ -374,7 +441,7 @@ def _split_address(listen: str) -> tuple[str, int]:
         numeric = False
     if not colon or not numeric or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise ConfigError(
-            f"listen {listen!r} must be a numeric address (or localhost) and a port,"
+            f"{key} {address!r} must be a numeric address (or localhost) and a port,"
             " such as 127.0.0.1:7400 or [::1]:7400"
         )
     return bare, int(port)

@@ -31,12 +31,14 @@ from blake3 import blake3
 from kvstore.errors import FingerprintMismatchError, InvalidArgumentError
 from kvstore.layout import KVLayout, check_integer
 
-__all__ = ["ENGINE_HASH", "KEY_BYTES", "Namespace"]
+__all__ = ["ENGINE_HASH", "KEY_BYTES", "TTL_S_MAX", "Namespace"]
 
 ENGINE_HASH: Final = "kvstore-blake3-v1"
 """Name of the rolling hash that `Namespace.chain` computes."""
 KEY_BYTES: Final = 32
 """Bytes of a block key."""
+TTL_S_MAX: Final = 100 * 365 * 24 * 3600
+"""Longest time to live, a century: what is to stay longer needs none."""
 
 _TOKEN_BYTES: Final = 4
 _BLOCK_SIZE_MAX: Final = 1 << 16
@@ -54,6 +56,9 @@ class Namespace:
     `engine_hash` the algorithm behind the hashes given to `keys` (such as "vllm-sha256-cbor"; leave it for `chain`).
     `tenant_secret` keys the names: without the same secret nobody can guess, probe or write them. The empty default
     means that all users of a node form one tenant. The secret never appears in `repr`, errors or the fingerprint.
+    `ttl_s` says how many seconds blocks are worth keeping (None: until evicted). It is advice to whoever writes them,
+    `store.put(keys, buffers, ttl_s=namespace.ttl_s)`, which connectors do unless told otherwise; it is part of no key,
+    and namespaces that differ in nothing else are equal.
 
     Immutable and thread-safe. Raises `InvalidArgumentError` for values out of range.
     """
@@ -66,6 +71,7 @@ class Namespace:
     world_size: int = 1
     engine_hash: str = ENGINE_HASH
     tenant_secret: bytes = field(default=b"", repr=False)
+    ttl_s: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("model", "revision", "engine_hash"):
@@ -77,6 +83,10 @@ class Namespace:
         check_integer("rank", self.rank, 0, self.world_size - 1)
         if not isinstance(self.tenant_secret, bytes):
             raise InvalidArgumentError(f"tenant_secret must be bytes, not {type(self.tenant_secret).__name__}")
+        if self.ttl_s is not None and not (isinstance(self.ttl_s, int | float) and 0 < self.ttl_s <= TTL_S_MAX):
+            raise InvalidArgumentError(
+                f"ttl_s must be a number of seconds above 0 and up to {TTL_S_MAX}, or None, not {self.ttl_s!r}"
+            )
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -164,7 +174,8 @@ def _field(value: bytes) -> bytes:
 
 def _pairs(a: Namespace, b: Namespace) -> list[tuple[str, Any, Any]]:
     """(name, value in a, value in b) for each field, with those of the layout in place of the layout."""
-    own = [(f.name, getattr(a, f.name), getattr(b, f.name)) for f in fields(Namespace) if f.name != "layout"]
+    names = [f.name for f in fields(Namespace) if f.compare and f.name != "layout"]
+    own = [(name, getattr(a, name), getattr(b, name)) for name in names]
     layout = [(f"layout.{f.name}", getattr(a.layout, f.name), getattr(b.layout, f.name)) for f in fields(KVLayout)]
     return own + layout
 

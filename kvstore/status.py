@@ -17,7 +17,7 @@ class Status(enum.IntEnum):
     MISS = 1
     """No visible block has this key."""
     BUSY = 2
-    """No space right now: everything that could be evicted is in use. Trying again later may succeed."""
+    """No room right now: what could be evicted is in use, or the disk lags behind its writers. Try again later."""
     EXISTS = 3
     """Put: the block was there already, with the same checksum."""
     CONFLICT = 4
@@ -36,3 +36,5 @@ class Status(enum.IntEnum):
     """The capability of this session does not allow the verb."""
     INVALID = 11
     """The node refused the request as malformed."""
+    NOT_DURABLE = 12
+    """Put, durable: the block is in memory, but no disk keeps it: there is none, or it is full or failing."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -61,31 +63,54 @@ async def wait_until_async(condition, what: str, timeout_s: float = 10.0) -> Non
 
 
 class NodeProcess:
-    """`kvstore serve` with its files in `folder`; ends with the `with` statement."""
+    """`kvstore serve` with its files in `folder`; ends with the `with` statement.
 
-    def __init__(self, folder: Path, *flags: str, listen: str = "127.0.0.1:0", memory: str = "64MiB") -> None:
+    `disks` are directories of its NVMe tier, `disk_size` the space on all of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        listen: str = "127.0.0.1:0",
+        memory: str = "64MiB",
+        disks: Sequence[Path] = (),
+        disk_size: str = "256MiB",
+    ) -> None:
         self.sockets = folder / "run"
         self.sockets.mkdir(exist_ok=True)
         self._ready_file = folder / "ready"
         self._log = folder / "node.log"
         self._flags = ["--listen", listen, "--memory", memory, *flags]
+        if disks:
+            self._flags += ["--disk", ",".join(map(str, disks)), "--disk-size", disk_size]
         self._process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}  # of the next start, beside what there is
         self.address = ""
 
     def start(self) -> Self:
         """Starts the node, or starts it anew at the address that it had, and waits until it answers."""
+        self.launch()
+        assert self._process is not None
+        wait_until(self._is_ready_or_dead, "the node is ready", START_TIMEOUT_S)
+        assert self._process.poll() is None, self.log
+        self.address = self._ready_file.read_text().strip()
+        return self
+
+    def launch(self) -> None:
+        """As `start`, but waits for nothing."""
         if self.address:
             self._flags[1] = self.address
         self._ready_file.unlink(missing_ok=True)
         places = ["--runtime-dir", str(self.sockets), "--ready-file", str(self._ready_file)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve", *self._flags, *places], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*COMMAND, "serve", *self._flags, *places],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | self.environment,
             )
-        wait_until(self._is_ready_or_dead, "the node is ready", START_TIMEOUT_S)
-        assert self._process.poll() is None, self.log
-        self.address = self._ready_file.read_text().strip()
-        return self
 
     @property
     def url(self) -> str:

@@ -17,7 +17,7 @@ from kvstore.transport import native, ucx_library
 from kvstore.transport.control import NodeStats
 from tests.node_process import COMMAND, NodeProcess, some_blocks, some_keys
 
-COMMANDS = ("serve", "stats", "evict", "version", "demo", "bench")
+COMMANDS = ("serve", "stats", "evict", "flush", "fsck", "version", "demo", "bench")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -117,6 +117,13 @@ def test_evict(node):
     assert (answer.returncode, answer.stdout) == (0, "freed 12 KiB of 1 GiB: there is no more to evict\n")
 
 
+def test_flush_of_a_node_without_a_disk(node):
+    answer = run("flush", node.url, "--timeout-ms", "5000")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith(f"kvstore flush: {node.address} has blocks that are not durable")
+    assert answer.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -125,6 +132,10 @@ def test_evict(node):
         (("stats", "embedded://?memory=1GiB"), "kvstore stats: 'embedded://?memory=1GiB' is a store inside another"),
         (("evict", "kv://127.0.0.1:1", "1GiB"), "kvstore evict: no kvstore node"),
         (("evict", "kv://127.0.0.1:1", "all"), "kvstore evict: 'all' is not a size"),
+        (("flush", "kv://127.0.0.1:1"), "kvstore flush: no kvstore node can be reached at 127.0.0.1:1"),
+        (("serve", "--disk", "/a"), "kvstore serve: disk_size is needed with disk"),
+        (("serve", "--disk", "/a", "--disk-size", "1KiB"), "kvstore serve: disk_size 1 KiB is too little"),
+        (("serve", "--admission", "never"), "kvstore serve: admission must be one of"),
         (("serve", "--threads", "-1"), "kvstore serve: threads must be"),
     ],
 )

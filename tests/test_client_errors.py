@@ -63,6 +63,8 @@ class TestAddresses:
                 "embedded://?memory=1GiB&colour=red",
                 "embedded://?memory=1GiB&memory=2GiB",
             ),
+            *("embedded://?memory=1GiB&disk=/a", "embedded://?memory=1GiB&disk_size=1GiB"),
+            *("embedded://?memory=1GiB&disk=/a&disk_size=1KiB", "embedded://?memory=1GiB&disk=/a,/a&disk_size=1GiB"),
             *("embedded://?memory=1GiB&threads=x", "embedded://?memory=1GiB&max_block=1TiB", "embedded://?memory=1"),
         ],
     )
@@ -77,6 +79,20 @@ class TestAddresses:
         assert str(NodeAddress("::1", 7400)) == "[::1]:7400"
         settings = parse_url("embedded://?memory=1GiB&max_block=2MiB&threads=3")
         assert (settings.memory_bytes, settings.max_block_bytes, settings.threads) == (1 << 30, 2 << 20, 3)
+        assert settings.disks == []
+
+    @pytest.mark.parametrize(
+        ("value", "directories"),
+        [
+            ("/mnt/nvme", ["/mnt/nvme"]),
+            ("/mnt/a,/mnt/b", ["/mnt/a", "/mnt/b"]),
+            ("%2Fmnt%2Fa%2C%2Fmnt%2Fb", ["/mnt/a", "/mnt/b"]),
+            ("/mnt/c++%20and%20%C3%A9t%C3%A9%26", ["/mnt/c++ and été&"]),
+        ],
+    )
+    def test_directories_are_percent_decoded(self, value, directories):
+        settings = parse_url(f"embedded://?memory=1GiB&disk={value}&disk_size=1GiB")
+        assert [directory for directory, _ in settings.disks] == directories
 
     @pytest.mark.parametrize("setting", [{"timeout_ms": 0}, {"timeout_ms": -5}, {"lane": "pigeon"}])
     def test_settings_out_of_range(self, setting):
@@ -223,6 +239,8 @@ VERBS = {
     "exists": lambda store: store.exists(some_keys(1)),
     "touch": lambda store: store.touch(some_keys(1)),
     "delete": lambda store: store.delete(some_keys(1)),
+    "flush": lambda store: store.flush(),
+    "pin": lambda store: store.pin(some_keys(1), owner="test", ttl_s=1),
     "stats": lambda store: store.stats(),
 }
 

@@ -57,6 +57,8 @@ class TestLostNode:
             assert not store.exists(keys).any()
             assert not store.touch(keys).any()
             assert not store.delete(keys).any()
+            assert not store.flush()
+            assert store.pin(keys, owner="test", ttl_s=60).cause.tolist() == [Status.UNAVAILABLE] * 3
             with store.borrow(keys) as views:
                 assert list(views) == [None] * 3
             assert store.stats(timeout_ms=500)["node"] is None
@@ -79,6 +81,10 @@ class TestLostNode:
             assert time.monotonic() - start_s < 0.3 + GRACE_S
             assert result.status.tolist() == [Status.MISS]
             assert result.cause.tolist() == [Status.TIMEOUT]
+            start_s = time.monotonic()
+            assert not store.flush(timeout_ms=300)
+            assert not store.pin(some_keys(1), owner="test", ttl_s=60, timeout_ms=300).ok.any()
+            assert time.monotonic() - start_s < 0.6 + GRACE_S
             node.thaw()
             wait_until(lambda: store.match(some_keys(1)) == 1, "the node is back")
             assert not buffers.any()

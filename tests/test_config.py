@@ -20,7 +20,7 @@ from kvstore.config import (
 from kvstore.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @pytest.fixture
@@ -80,6 +80,13 @@ def test_every_setting_can_come_from_every_source(file):
             "prefault": True,
             "spin_us": 0,
             "capability_ttl_ms": 500,
+            "disk": "/mnt/nvme0,/mnt/nvme1",
+            "disk_size": 64 << 20,
+            "admission": "after-first-reuse",
+            "disk_io": "threads",
+            "shutdown_flush_ms": 0,
+            "pin_share": 10,
+            "metrics": "127.0.0.1:9400",
             "runtime_dir": "run",
             "insecure": True,
             "log_level": "debug",
@@ -95,7 +102,8 @@ def test_every_setting_can_come_from_every_source(file):
     }
     for config, settings in values.items():
         assert len(settings) == len(dataclasses.fields(config))
-        expected = config(**{"memory_bytes" if key == "memory" else key: value for key, value in settings.items()})
+        fields = {"memory": "memory_bytes", "disk_size": "disk_bytes"}
+        expected = config(**{fields.get(key, key): value for key, value in settings.items()})
         toml = {
             key: repr(value) if not isinstance(value, bool) else str(value).lower() for key, value in settings.items()
         }
@@ -175,6 +183,44 @@ def test_values_out_of_range_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
+    ("disk", "size_bytes", "disks"),
+    [
+        ("", 0, []),
+        ("/mnt/nvme", 16 * MIB, [("/mnt/nvme", 16 * MIB)]),
+        ("relative", 200 * GIB, [("relative", 200 * GIB)]),
+        ("/a, /b", 100 * MIB, [("/a", 50 * MIB), ("/b", 50 * MIB)]),
+        ("/a,/b,/c", 100 * MIB, [(path, 34_951_168) for path in ("/a", "/b", "/c")]),
+    ],
+)
+def test_disks_share_the_space_evenly_in_whole_pages(disk, size_bytes, disks):
+    assert NodeConfig(disk=disk, disk_bytes=size_bytes).disks == disks
+    assert all(share % 4096 == 0 for _, share in disks)
+    assert sum(share for _, share in disks) <= size_bytes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"disk": "/a"}, "disk_size is needed with disk.*such as 200GiB.*at least 16 MiB for each of 1"),
+        ({"disk": "/a,/b", "disk_bytes": 31 * MIB}, "disk_size 31 MiB is too little.*at least 16 MiB for each of 2"),
+        ({"disk_bytes": GIB}, "disk_size is set, but disk names no directory"),
+        ({"disk": "/a,", "disk_bytes": GIB}, "has an empty directory"),
+        ({"disk": " ", "disk_bytes": GIB}, "has an empty directory"),
+        ({"disk": "/a,/b,/a", "disk_bytes": GIB}, "names '/a' more than once"),
+        ({"disk": "a,./b/../a/", "disk_bytes": GIB}, "more than once"),
+        ({"disk": "/a", "disk_bytes": 1 << 51}, "disk_size must be from 0 B to"),
+        ({"admission": "never"}, "admission must be one of eager, after-first-reuse, off"),
+        ({"disk_io": "aio"}, "disk_io must be one of auto, io_uring, threads"),
+        ({"pin_share": 101}, "pin_share must be from 0 to 100"),
+        ({"shutdown_flush_ms": 3_600_001}, "shutdown_flush_ms must be"),
+    ],
+)
+def test_disks_that_cannot_be_used_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        NodeConfig(**settings)
+
+
+@pytest.mark.parametrize(
     ("listen", "host", "port"),
     [("127.0.0.1:7400", "127.0.0.1", 7400), ("localhost:0", "127.0.0.1", 0), ("[::1]:65535", "::1", 65535)],
 )
@@ -200,6 +246,15 @@ def test_only_loopback_without_insecure(listen):
     with pytest.raises(ConfigError, match="can be reached from other machines"):
         NodeConfig(listen=listen)
     assert NodeConfig(listen=listen, insecure=True).listen == listen
+    with pytest.raises(ConfigError, match="metrics .* can be reached from other machines"):
+        NodeConfig(metrics=listen)
+
+
+def test_the_address_of_the_metrics():
+    assert NodeConfig().metrics_address is None
+    assert NodeConfig(metrics="localhost:0").metrics_address == ("127.0.0.1", 0)
+    with pytest.raises(ConfigError, match="metrics '9400' must be a numeric address"):
+        NodeConfig(metrics="9400")
 
 
 def test_thread_count_is_half_of_the_cores_within_one_and_four(monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 from kvstore.demo.messages import Answer, Transfer
 from kvstore.demo.processes import Child, ChildError
 from kvstore.demo.prompt import prompt_tokens
-from kvstore.demo.verdict import Continuation, Sharing, judge_loss, judge_sharing
+from kvstore.demo.verdict import Continuation, Sharing, judge_loss, judge_restart, judge_sharing
 from tests.node_process import COMMAND
 
 DEMO = [*COMMAND, "demo", "--tokens=600", "--new-tokens=6"]
@@ -33,13 +33,13 @@ def test_text_has_several_thousand_tokens():
         prompt_tokens(len(tokens) + 1)
 
 
-def continuation(*, tokens=(5, 6, 7), offset=0.0, loaded=0, saved=0, match_seconds=0.001):
+def continuation(*, tokens=(5, 6, 7), offset=0.0, loaded=0, from_disk=0, saved=0, match_seconds=0.001):
     answer = Answer(
         tokens=list(tokens),
         logits_file="",
         first_token_seconds=1.0,
         match_seconds=match_seconds,
-        loaded=Transfer(blocks=loaded, bytes=100 * loaded),
+        loaded=Transfer(blocks=loaded, disk_blocks=from_disk, bytes=100 * loaded),
         saved=Transfer(blocks=saved, bytes=100 * saved),
     )
     return Continuation(answer=answer, logits=np.arange(30, dtype=np.float32).reshape(3, 10) + np.float32(offset))
@@ -57,6 +57,7 @@ GOOD = Sharing(
 def test_verdict_on_a_good_run_is_good():
     assert all(check.holds for check in judge_sharing(GOOD))
     assert all(check.holds for check in judge_loss(GOOD, continuation(), timeout_ms=100))
+    assert all(check.holds for check in judge_restart("killed", GOOD, continuation(loaded=4, from_disk=4)))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,20 @@ def test_zeros_of_different_sign_are_not_bit_identical():
 )
 def test_verdict_on_a_lost_node(recomputed, failed):
     checks = judge_loss(GOOD, recomputed, timeout_ms=100)
+    assert [index for index, check in enumerate(checks) if not check.holds] == failed
+
+
+@pytest.mark.parametrize(
+    ("reloaded", "failed"),
+    [
+        (continuation(loaded=3, from_disk=3), [0]),
+        (continuation(loaded=4, from_disk=3), [0]),
+        (continuation(loaded=4), [0]),
+        (continuation(loaded=4, from_disk=4, offset=1.0), [1]),
+    ],
+)
+def test_verdict_on_a_node_that_came_back(reloaded, failed):
+    checks = judge_restart("stopped", GOOD, reloaded)
     assert [index for index, check in enumerate(checks) if not check.holds] == failed
 
 
@@ -172,19 +187,30 @@ needs_engines = pytest.mark.skipif(
 def test_main_job_holds():
     result = subprocess.run(DEMO, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "All 8 checks hold" in result.stdout
-    assert "37 of 37" in result.stdout
+    assert "All 12 checks hold" in result.stdout
     assert "First token, warm" in result.stdout
-    assert not alive(int(re.search(r"SIGKILL to process (\d+)", result.stdout)[1]))
+    assert result.stdout.count("37 of 37 in") == 2  # from disk: after the stop, and after the kill
+    for how in ("SIGTERM", "SIGKILL"):
+        assert not alive(int(re.search(rf"{how} to process (\d+)", result.stdout)[1]))
+
+
+@needs_engines
+def test_main_job_holds_in_less_memory_than_the_blocks_have():
+    result = subprocess.run(
+        [*DEMO, "--memory=2MiB"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @needs_engines
 def test_main_job_fails_when_the_node_cannot_hold_the_blocks():
+    too_small = ["--memory=2MiB", "--disk-size=0"]
     result = subprocess.run(
-        [*DEMO, "--memory=1MiB"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        [*DEMO, *too_small], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 1, result.stdout + result.stderr
     assert re.search(r"✗ engine A stored every block +\d+ of 37", result.stdout)
+    assert re.search(r"✗ the killed node has every block, and reads it from disk +0 of 37", result.stdout)
     assert "checks failed" in result.stdout
 
 

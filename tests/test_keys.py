@@ -268,6 +268,7 @@ def test_a_single_engine_hash_is_not_a_sequence_of_them(single):
         ({"rank": 1}, "rank must be an integer from 0 to 0, not 1"),
         ({"rank": -1}, "rank must be"),
         ({"tenant_secret": "secret"}, "tenant_secret must be bytes, not str"),
+        *(({"ttl_s": ttl_s}, "ttl_s must be") for ttl_s in (0, -1, float("nan"), float("inf"), "60")),
     ],
 )
 def test_bad_namespaces_are_refused(change, message):
@@ -290,6 +291,19 @@ def test_namespaces_that_agree_match():
         SPACE.require_match(
             dataclasses.replace(SPACE, block_size=16, layout=dataclasses.replace(LAYOUT, dtype="float32"))
         )
+
+
+def test_a_time_to_live_is_no_part_of_what_blocks_mean():
+    brief = dataclasses.replace(SPACE, ttl_s=60)
+    assert brief.ttl_s == 60
+    assert brief == SPACE
+    assert hash(brief) == hash(SPACE)
+    assert brief.fingerprint == SPACE.fingerprint
+    assert (brief.chain(TOKENS) == SPACE.chain(TOKENS)).all()
+    SPACE.require_match(brief)
+    with pytest.raises(FingerprintMismatchError) as caught:
+        brief.require_match(dataclasses.replace(SPACE, block_size=16))
+    assert "ttl_s" not in str(caught.value)
 
 
 def test_the_tenant_secret_is_never_shown():

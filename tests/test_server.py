@@ -14,10 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import kvstore
 from kvstore.errors import InvalidArgumentError, VersionMismatchError
-from kvstore.proto.v1 import control_pb2
+from kvstore.proto.v1 import control_pb2, control_pb2_grpc
+from kvstore.status import Status
 from kvstore.transport import native
 from kvstore.transport.address import NodeAddress
-from kvstore.transport.control import ControlPlane, Hello
+from kvstore.transport.control import PIN_KEYS_MAX, ControlPlane, Hello
 from kvstore.transport.lanes import host_id
 from tests.node_process import COMMAND, STOP_TIMEOUT_S, NodeProcess, wait_until
 
@@ -148,6 +149,44 @@ def test_stats_and_evict(control, node):
     assert after.uptime_ms >= before.uptime_ms
     with pytest.raises(InvalidArgumentError, match="number of bytes"):
         control.evict(0, timeout_ms=5000)
+
+
+def test_pin_and_unpin(control, node):
+    keys = np.arange(32 * 8, dtype=np.uint8).reshape(8, 32)
+    with kvstore.connect(node.url) as store:
+        assert store.put(keys, np.ones((8, BLOCK_BYTES), np.uint8)).all_ok
+    pinned = keys[:2].tobytes()
+    assert control.pin(pinned, "operator", 60_000, timeout_ms=5000) == bytes([Status.OK] * 2)
+    control.evict(1 << 40, timeout_ms=5000)
+    assert control.stats(timeout_ms=5000).counters["blocks"] == 2
+    assert control.pin(keys[:3].tobytes(), "operator", 0, timeout_ms=5000)[:2] == bytes([Status.OK] * 2)
+    control.evict(1 << 40, timeout_ms=5000)
+    assert control.stats(timeout_ms=5000).counters["blocks"] == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "owner", "ttl_ms"),
+    [
+        (b"", "operator", 1),
+        (bytes(31), "operator", 1),
+        (bytes(33), "operator", 1),
+        (bytes(32 * (PIN_KEYS_MAX + 1)), "operator", 1),
+        (bytes(32), "", 1),
+        (bytes(32), "é" * 128, 1),
+        (bytes(32), "operator", 1 << 63),
+    ],
+)
+def test_pins_out_of_bounds_are_refused(control, keys, owner, ttl_ms):
+    with pytest.raises(InvalidArgumentError, match="pin needs 1 to 4096 keys"):
+        control.pin(keys, owner, ttl_ms, timeout_ms=5000)
+
+
+def test_flush_without_a_disk_or_without_a_deadline(control, node):
+    flushed = control.flush(timeout_ms=5000)
+    assert (flushed.durable, flushed.node_id) == (False, hello(control).node_id)
+    with grpc.insecure_channel(node.address) as channel, pytest.raises(grpc.RpcError) as raised:
+        control_pb2_grpc.ControlStub(channel).Flush(control_pb2.FlushRequest())
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_health_and_reflection(node):

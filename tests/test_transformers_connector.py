@@ -14,6 +14,7 @@ import kvstore  # noqa: E402
 from kvstore.connectors import transformers as connector_module  # noqa: E402
 from kvstore.connectors.transformers import TransformersConnector, namespace_for  # noqa: E402
 from kvstore.errors import InvalidArgumentError, UnsupportedError  # noqa: E402
+from tests.node_process import wait_until  # noqa: E402
 from tests.support.node import Node  # noqa: E402
 
 BLOCK = 16
@@ -103,6 +104,24 @@ def test_loaded_kv_is_really_used(store, model):
         keys.zero_()
         values.zero_()
     assert (prefill(model, TOKENS[BOUNDARY:], zeroed)[0] - logits).abs().max() > 0.01
+
+
+def test_blocks_live_as_long_as_the_namespace_says_or_the_call(store, model):
+    brief = TransformersConnector(store, model, revision="r", ttl_s=1)
+    lasting = TransformersConnector(store, model, revision="r")
+    assert brief.namespace == lasting.namespace
+    cache = prefill(model, TOKENS)[1]
+    assert brief.save_prefix(cache, TOKENS, salt=b"as the namespace says").complete
+    assert brief.save_prefix(cache, TOKENS, salt=b"as the call says", ttl_s=600).complete
+    assert lasting.save_prefix(cache, TOKENS, salt=b"as the other call says", ttl_s=1).complete
+    assert lasting.save_prefix(cache, TOKENS, salt=b"for ever").complete
+
+    def found(salt):
+        return brief.load_prefix(TOKENS, salt=salt).tokens
+
+    expiring = (b"as the namespace says", b"as the other call says")
+    wait_until(lambda: not any(found(salt) for salt in expiring), "the blocks with a short time expire")
+    assert found(b"as the call says") == found(b"for ever") == BOUNDARY
 
 
 def test_one_token_is_always_left_to_compute(store, model):

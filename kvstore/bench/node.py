@@ -1,4 +1,4 @@
-"""The node that is measured: a child process with one data thread, or one that is running already."""
+"""The node that is measured: a child process, or one that is running already."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from kvstore.errors import ConnectError
 from kvstore.transport.deadline import Deadline
 
-__all__ = ["MeasuredNode", "served_node"]
+__all__ = ["MeasuredNode", "ServedNode", "served_node"]
 
-_START_TIMEOUT_MS: Final = 30_000
-_END_TIMEOUT_S: Final = 10.0
+_START_TIMEOUT_MS: Final = 60_000
+_END_TIMEOUT_S: Final = 60.0
 _LOG_LINES_SHOWN: Final = 12
 
 
@@ -32,38 +33,90 @@ class MeasuredNode:
     pid: int | None
 
 
-@contextmanager
-def served_node(memory_bytes: int, max_block_bytes: int) -> Iterator[MeasuredNode]:
-    """Runs `kvstore serve` on a free port until the block is left. Raises `ConnectError` if it does not start."""
-    # Not by the name `kvstore`, which need not be on the path of an environment that was not activated. One thread, as
-    # the client and either end of the plain socket have.
-    command = [sys.executable, "-c", "from kvstore.cli.main import main; main()", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--memory", str(memory_bytes), "--max-block", str(max_block_bytes), "--threads", "1", "--prefault"]
-    with tempfile.TemporaryDirectory(prefix="kvstore-bench-") as folder:
-        log = Path(folder) / "node.log"
-        with log.open("wb") as standard_error:
-            process = subprocess.Popen(
+class ServedNode:
+    """`kvstore serve` with these flags on a free port, for a `with` statement: it has ended when the block is left.
+
+    After `stop` or `kill` it can be started again, with another port. Raises `ConnectError` if it does not start.
+    """
+
+    def __init__(self, *flags: str) -> None:
+        # Not by the name `kvstore`, which need not be on the path of an environment that was not activated.
+        self._command = [sys.executable, "-c", "from kvstore.cli.main import main; main()", "serve", *flags]
+        self._command += ["--listen", "127.0.0.1:0"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="kvstore-bench-")
+        self._log = Path(self._folder.name) / "node.log"
+        self.url = ""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self._process is not None, "the node was never started"
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What all its starts have logged."""
+        return self._log.read_text(errors="replace")
+
+    def start(self) -> None:
+        """Returns when the node serves."""
+        with self._log.open("ab") as standard_error:
+            self._process = subprocess.Popen(
                 # In a session of its own, so that Ctrl-C reaches only us, and we end it in order.
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=standard_error,
                 start_new_session=True,
             )
+        # The line that a node prints when it is ready: "kvstore node ready: control HOST:PORT, ..."
+        found = re.search(r"control (\S+),", _first_line(self._process, Deadline(_START_TIMEOUT_MS)))
+        if found is None:
+            self.kill()
+            raise ConnectError("\n".join(["the node did not start", *self.log.splitlines()[-_LOG_LINES_SHOWN:]]))
+        self.url = f"kv://{found[1]}"
+
+    def stop(self) -> None:
+        """Asks it to end (SIGTERM) and waits until it has; what takes longer than a minute is killed. Idempotent."""
+        if self._process is None:
+            return
+        self._process.terminate()
         try:
-            yield MeasuredNode(f"kv://{_address_of(process, log)}", process.pid)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_TIMEOUT_S)
         finally:
-            _end(process)
+            self.kill()
+
+    def kill(self) -> None:
+        """kill -9; returns when the process is gone. Idempotent."""
+        if self._process is None:
+            return
+        with self._process:  # closes the pipe, and waits
+            self._process.kill()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._folder.cleanup()
 
 
-def _address_of(process: subprocess.Popen[bytes], log: Path) -> str:
-    """From the line that a node prints when it is ready: "kvstore node ready: control HOST:PORT, ..."."""
-    line = _first_line(process, Deadline(_START_TIMEOUT_MS))
-    found = re.search(r"control (\S+),", line)
-    if found is None:
-        last = log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        raise ConnectError("\n".join(["the node to measure did not start", *last]))
-    return found[1]
+@contextmanager
+def served_node(memory_bytes: int, max_block_bytes: int) -> Iterator[MeasuredNode]:
+    """A node without a disk, as the lanes are measured with: one thread, as the client has, and touched memory."""
+    flags = ("--memory", str(memory_bytes), "--max-block", str(max_block_bytes), "--threads", "1", "--prefault")
+    with ServedNode(*flags) as node:
+        yield MeasuredNode(node.url, node.pid)
 
 
 def _first_line(process: subprocess.Popen[bytes], deadline: Deadline) -> str:
@@ -79,13 +132,3 @@ def _first_line(process: subprocess.Popen[bytes], deadline: Deadline) -> str:
                     break
                 line += part
     return line.decode(errors="replace").partition("\n")[0]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with process:  # closes the pipe
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_TIMEOUT_S)
-            return
-        process.kill()
-        process.wait(_END_TIMEOUT_S)

@@ -35,6 +35,12 @@ class _DetachedSession(Session):
     def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None:
         return None
 
+    def _flush_node(self, timeout_ms: int) -> bool:
+        return False
+
+    def _pin_on_node(self, keys: bytes, owner: str, ttl_ms: int, timeout_ms: int) -> bytes:
+        return b""
+
     def _close(self) -> None:
         self.native.close()
 

@@ -19,7 +19,7 @@ from kvstore.bench.results import Figure, Results, bounds_of
 from kvstore.bench.run import BenchReport
 from kvstore.config import format_bytes
 
-__all__ = ["ReportPage"]
+__all__ = ["ReportPage", "framed_table", "goals_table"]
 
 _COLUMNS: Final = 100
 _NOISY_MARK: Final = "~"
@@ -52,11 +52,12 @@ class ReportPage:
         for verb in ("get", "put"):
             yield _throughput_table(self.report, verb)
         yield _latency_table(self.report)
-        yield _goals_table(self.report.goals)
+        yield goals_table(self.report.goals)
         yield Text(_about_noise(self.report.results), "dim")
 
 
-def _table(*columns: Column, title: str, note: str = "", show_header: bool = True) -> Table:
+def framed_table(*columns: Column, title: str, note: str = "", show_header: bool = True) -> Table:
+    """An empty table in the frame of all reports, 100 columns wide, with a margin that takes the first cell."""
     return Table(
         Column(width=_MARGIN),
         *columns,
@@ -79,7 +80,7 @@ def _right(heading: str, width: int, style: str = "") -> Column:
 
 def _baseline_table(report: BenchReport) -> Table:
     columns = (Column(style="bold", width=18), Column(ratio=1))
-    table = _table(*columns, title="kvstore bench", note="what the figures depend on", show_header=False)
+    table = framed_table(*columns, title="kvstore bench", note="what the figures depend on", show_header=False)
     lanes = (lane if endpoint == lane else f"{lane} ({endpoint})" for lane, endpoint in report.lanes.items())
     for name, value in {**report.baseline, "Lanes": ", ".join(lanes)}.items():
         table.add_row("", name, value)
@@ -97,7 +98,7 @@ def _throughput_table(report: BenchReport, verb: str) -> Table:
         columns.append(_right(lane, _LANE, "bold"))
         columns.append(_right(f"/{bound}", _RATIO, "dim"))
     note = "GB/s from Python, beside each bound and as a ratio to it; depth is blocks in one call"
-    table = _table(*columns, Column(ratio=1), title=verb, note=note)
+    table = framed_table(*columns, Column(ratio=1), title=verb, note=note)
     for block_bytes in report.settings.block_bytes:
         for depth in report.settings.depths:
             is_first, is_last = depth == report.settings.depths[0], depth == report.settings.depths[-1]
@@ -144,7 +145,7 @@ def _latency_table(report: BenchReport) -> Table:
         columns.append(Column(heading, justify="right", width=_BOUND))
         columns += [_right(f"\n{lane}", _LANE, "bold") for lane in report.lanes]
     blocks = "one block" if depth == 1 else f"{depth} blocks"
-    table = _table(*columns, Column(ratio=1), title="latency", note=f"microseconds of a call for {blocks}, p50")
+    table = framed_table(*columns, Column(ratio=1), title="latency", note=f"microseconds of a call for {blocks}, p50")
     for block_bytes in report.settings.block_bytes:
         cells = [Text(), _block_name(report.results, block_bytes), Text()]
         for verb in ("get", "put"):
@@ -161,9 +162,10 @@ def _microseconds(figure: Figure) -> str:
     return f"{microseconds:,.1f}" if microseconds < 100 else f"{microseconds:,.0f}"
 
 
-def _goals_table(goals: Sequence[Goal]) -> Table:
+def goals_table(goals: Sequence[Goal]) -> Table:
+    """Each goal, what was measured, and the verdict."""
     columns = (Column("Goal", width=32), Column(width=2), Column("Measured", ratio=1), _right("", len(_NOT_MEASURED)))
-    table = _table(*columns, title="goals")
+    table = framed_table(*columns, title="goals")
     for goal in goals:
         wanted = Text.assemble((goal.name, "bold"), (f"\n{goal.wanted}", "dim"))
         lines = [Text(goal.measured)] if goal.measured else []

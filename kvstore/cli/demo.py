@@ -49,6 +49,9 @@ def demo(
     ] = 0,
     lane: Annotated[Lane, typer.Option(help="How the bytes travel; auto takes the best that works.")] = Lane.AUTO,
     memory: Annotated[str, typer.Option(help="Memory of the node.")] = "1GiB",
+    disk_size: Annotated[
+        str, typer.Option(help="Space on its disk, in the temporary directory; 0 leaves it without, which must fail.")
+    ] = "256MiB",
     timeout_ms: Annotated[
         int, typer.Option(min=1, help="Deadline of each operation of the store, milliseconds.")
     ] = 2000,
@@ -67,6 +70,7 @@ def demo(
         threads=threads or min(_THREADS_MOST, len(os.sched_getaffinity(0))),
         lane=lane.value,
         memory=memory,
+        disk_size=disk_size,
         timeout_ms=timeout_ms,
     )
     try:

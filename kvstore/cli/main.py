@@ -32,10 +32,14 @@ Timeout = Annotated[int, typer.Option("--timeout-ms", min=1, help="How long to w
 def serve(
     listen: Annotated[str | None, typer.Option(help="Control address; port 0 picks a free one.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory for blocks, such as 4GiB.")] = None,
+    disk: Annotated[str | None, typer.Option(help="Directory of the NVMe tier; several are joined by commas.")] = None,
+    disk_size: Annotated[str | None, typer.Option(help="Space on all disks together, such as 200GiB.")] = None,
+    admission: Annotated[str | None, typer.Option(help="What goes to disk: eager, after-first-reuse or off.")] = None,
     max_block: Annotated[str | None, typer.Option(help="Largest block that the node accepts, such as 8MiB.")] = None,
     threads: Annotated[int | None, typer.Option(help="Data threads; 0 chooses by the number of cores.")] = None,
     data_port: Annotated[int | None, typer.Option(help="First port of the data plane; 0 picks free ones.")] = None,
     prefault: Annotated[bool | None, typer.Option("--prefault", help="Touch all memory before answering.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Address of a page of counters for Prometheus.")] = None,
     runtime_dir: Annotated[str | None, typer.Option(help="Where to put the sockets of the same-host lane.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Allow an address beyond loopback.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -48,10 +52,14 @@ def serve(
     flags = {
         "listen": listen,
         "memory": memory,
+        "disk": disk,
+        "disk_size": disk_size,
+        "admission": admission,
         "max_block_bytes": max_block,
         "threads": threads,
         "data_port": data_port,
         "prefault": prefault,
+        "metrics": metrics,
         "runtime_dir": runtime_dir,
         "insecure": insecure,
         "log_level": log_level,
@@ -81,6 +89,28 @@ def evict(
     from kvstore.cli.evict import run
 
     run(node, size, timeout_ms=timeout_ms)
+
+
+@app.command()
+def flush(node: NodeUrl, timeout_ms: Timeout = 60_000) -> None:
+    """Wait until a node's disk keeps every block that it has acknowledged."""
+    from kvstore.cli.flush import run
+
+    run(node, timeout_ms=timeout_ms)
+
+
+@app.command()
+def fsck(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The disk directory, as given to serve --disk.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove the rows of bad blocks, mend catalog and files.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check the disk of a stopped node: every row, every block. Status 0: clean, 1: damage, 2: not checked."""
+    from kvstore.cli.fsck import run
+
+    raise typer.Exit(run(path, repair=repair, as_json=as_json))
 
 
 @app.command()

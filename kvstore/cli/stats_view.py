@@ -16,15 +16,15 @@ from kvstore.transport.control import NodeStats
 
 __all__ = ["StatsPage"]
 
-_BAR_COLUMNS = 40
+_BAR_COLUMNS = 33
 _LABEL_COLUMNS = 20
 _VALUE_COLUMNS = 11
 _GAP_COLUMNS = 4
 _GROUP_COLUMNS = _LABEL_COLUMNS + 1 + _VALUE_COLUMNS + _GAP_COLUMNS
 _ARRANGEMENTS = (
-    (("Blocks", "Removed"), ("Reads", "Sessions"), ("Writes", "Other")),
-    (("Blocks", "Removed", "Other"), ("Reads", "Writes", "Sessions")),
-    (("Blocks", "Reads", "Writes", "Removed", "Sessions", "Other"),),
+    (("Blocks", "Removed", "Disk"), ("Reads", "Sessions", "Removed from disk"), ("Writes", "Disk trouble", "Other")),
+    (("Blocks", "Removed", "Disk", "Disk trouble"), ("Reads", "Writes", "Removed from disk", "Sessions", "Other")),
+    (("Blocks", "Reads", "Writes", "Removed", "Disk", "Removed from disk", "Disk trouble", "Sessions", "Other"),),
 )
 
 
@@ -51,12 +51,16 @@ _GROUPS: Mapping[str, tuple[_Line, ...]] = {
         _Line("leases", "leased, blocks"),
         _Line("leased_bytes", "leased, bytes", format_bytes),
         _Line("reserved_bytes", "being written", format_bytes),
+        _Line("pinned_blocks", "pinned, blocks"),
+        _Line("pinned_bytes", "pinned, bytes", format_bytes),
+        _Line("pinned_bytes_max", "pins may hold", format_bytes),
         _Line("index_bytes", "index", format_bytes),
         _Line("huge_pages", "in huge pages", lambda value: "yes" if value else "no"),
     ),
     "Reads": (
         _Line("hits", "hits"),
         _Line("misses", "misses"),
+        _Line("nvme_hits", "of them, from disk"),
         _Line("bytes_sent", "sent", format_bytes),
         _Line("gets_waiting", "waiting for a writer"),
     ),
@@ -77,6 +81,40 @@ _GROUPS: Mapping[str, tuple[_Line, ...]] = {
         _Line("deleted_blocks", "deleted"),
         _Line("quarantined_blocks", "quarantined", trouble=True),
     ),
+    "Disk": (
+        _Line("nvme_disks", "disks"),
+        _Line("nvme_blocks", "held"),
+        _Line("nvme_index_bytes", "index", format_bytes),
+        _Line("write_queue_blocks", "to be written"),
+        _Line("write_queue_bytes", "to be written", format_bytes),
+        _Line("write_queue_lag_ms", "oldest waits", lambda value: f"{value:,} ms"),
+        _Line("nvme_written_blocks", "written, blocks"),
+        _Line("nvme_written_bytes", "written, bytes", format_bytes),
+        _Line("device_bytes_written", "on the device", format_bytes),
+        _Line("nvme_commits", "commits"),
+        _Line("nvme_read_blocks", "read, blocks"),
+        _Line("nvme_read_bytes", "read, bytes", format_bytes),
+        _Line("nvme_reads_joined", "reads shared"),
+        _Line("nvme_misses", "misses"),
+    ),
+    "Removed from disk": (
+        _Line("nvme_evicted_blocks", "evicted, blocks"),
+        _Line("nvme_evicted_bytes", "evicted, bytes", format_bytes),
+        _Line("nvme_expired_blocks", "expired"),
+        _Line("nvme_deleted_blocks", "deleted"),
+        _Line("nvme_quarantined_blocks", "quarantined", trouble=True),
+        _Line("nvme_quarantined_bytes", "quarantined", format_bytes, trouble=True),
+    ),
+    "Disk trouble": (
+        _Line("nvme_disks_in_trouble", "disks failing now", trouble=True),
+        _Line("nvme_troubles", "failures", trouble=True),
+        _Line("nvme_write_errors", "writes failed", trouble=True),
+        _Line("nvme_read_errors", "reads failed", trouble=True),
+        _Line("nvme_sync_errors", "syncs failed", trouble=True),
+        _Line("nvme_commit_errors", "commits failed", trouble=True),
+        _Line("nvme_wrong_checksums", "wrong checksums", trouble=True),
+        _Line("nvme_reads_busy", "reads without room", trouble=True),
+    ),
     "Sessions": (
         _Line("sessions_open", "open"),
         _Line("sessions_opened", "opened"),
@@ -87,7 +125,7 @@ _GROUPS: Mapping[str, tuple[_Line, ...]] = {
         _Line("checksum_errors", "checksum errors", trouble=True),
     ),
 }
-_IN_HEADER = frozenset({"capacity_bytes", "used_bytes"})
+_IN_HEADER = frozenset({"capacity_bytes", "used_bytes", "nvme_capacity_bytes", "nvme_used_bytes"})
 
 
 @dataclass(frozen=True)
@@ -113,17 +151,23 @@ class StatsPage:
 
 
 def _header(address: str, stats: NodeStats) -> Iterator[RenderableType]:
-    used, capacity = stats.counters.get("used_bytes", 0), stats.counters.get("capacity_bytes", 0)
-    filled = math.ceil(_BAR_COLUMNS * used / capacity) if capacity else 0
     yield Text.assemble("kvstore node ", (address, "bold"))
     yield Text(f"version {stats.node_version}, id {stats.node_id}, up {_duration(stats.uptime_ms)}", "dim")
     yield Text()
-    yield Text.assemble(
+    yield _bar("memory", stats.counters.get("used_bytes", 0), stats.counters.get("capacity_bytes", 0))
+    if "nvme_capacity_bytes" in stats.counters:
+        yield _bar("disk", stats.counters.get("nvme_used_bytes", 0), stats.counters["nvme_capacity_bytes"])
+    yield Text()
+
+
+def _bar(tier: str, used: int, capacity: int) -> Text:
+    filled = math.ceil(_BAR_COLUMNS * used / capacity) if capacity else 0
+    return Text.assemble(
+        f"{tier:<7}",
         ("\N{FULL BLOCK}" * filled, "green"),
         ("\N{LIGHT SHADE}" * (_BAR_COLUMNS - filled), "dim"),
         f"  {format_bytes(used)} of {format_bytes(capacity)} ({_percent(used, capacity)})",
     )
-    yield Text()
 
 
 def _group(name: str, rows: list[tuple[Text, Text]]) -> RenderableType:
@@ -150,7 +194,8 @@ def _rows(lines: tuple[_Line, ...], counters: Mapping[str, int]) -> Iterator[tup
 
 def _hit_ratio(counters: Mapping[str, int]) -> tuple[Text, Text]:
     hits, misses = counters.get("hits", 0), counters.get("misses", 0)
-    return Text("hit ratio", "bold"), Text(_percent(hits, hits + misses), "bold")
+    served = hits + counters.get("nvme_hits", 0)
+    return Text("hit ratio", "bold"), Text(_percent(served, hits + misses), "bold")
 
 
 def _percent(part: int, whole: int) -> str:

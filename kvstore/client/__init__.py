@@ -3,6 +3,6 @@
 from kvstore.client.async_client import AsyncClient
 from kvstore.client.client import Client
 from kvstore.client.connecting import connect, connect_async
-from kvstore.client.results import Borrow, GetResult, PutResult
+from kvstore.client.results import Borrow, GetResult, PinResult, PutResult
 
-__all__ = ["AsyncClient", "Borrow", "Client", "GetResult", "PutResult", "connect", "connect_async"]
+__all__ = ["AsyncClient", "Borrow", "Client", "GetResult", "PinResult", "PutResult", "connect", "connect_async"]

@@ -12,10 +12,18 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from kvstore.client.arguments import checked_timeout_ms, raise_if_wrong_size, raise_refusal, ttl_s_to_ms
+from kvstore.client.arguments import (
+    checked_owner,
+    checked_timeout_ms,
+    key_bytes,
+    pin_ttl_ms,
+    raise_if_wrong_size,
+    raise_refusal,
+    ttl_s_to_ms,
+)
 from kvstore.client.closed import Closed
 from kvstore.client.completions import Completions
-from kvstore.client.results import BoolArray, Borrow, GetResult, PutResult, present
+from kvstore.client.results import BoolArray, Borrow, GetResult, PinResult, PutResult, present
 from kvstore.client.session import Session
 from kvstore.errors import ClosedError, InvalidArgumentError
 from kvstore.transport import fork
@@ -61,6 +69,7 @@ class AsyncClient:
         buffers: Any,
         *,
         ttl_s: float | None = None,
+        durable: bool = False,
         first_depth: int = 0,
         timeout_ms: int | None = None,
     ) -> PutResult:
@@ -68,10 +77,15 @@ class AsyncClient:
         ttl_ms = 0 if ttl_s is None else ttl_s_to_ms(ttl_s)
         try:
             ticket = self._usable().submit_put(
-                keys, buffers, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
+                keys,
+                buffers,
+                ttl_ms=ttl_ms,
+                durable=durable,
+                first_depth=first_depth,
+                timeout_ms=self._deadline(timeout_ms),
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers, first_depth=first_depth)
+            self._refused(error, buffers, first_depth=first_depth, durable=durable)
         return PutResult(await self._completions.result(ticket))
 
     async def get(
@@ -136,6 +150,24 @@ class AsyncClient:
         except (TypeError, ValueError) as error:
             self._refused(error)
         return present(await self._completions.result(ticket))
+
+    async def flush(self, *, timeout_ms: int | None = None) -> bool:
+        """See `Client.flush`."""
+        try:
+            return await asyncio.to_thread(self._session.flush, self._usable(), self._deadline(timeout_ms))
+        except ValueError as error:
+            self._refused(error)
+
+    async def pin(self, keys: Any, *, owner: str, ttl_s: float, timeout_ms: int | None = None) -> PinResult:
+        """See `Client.pin`."""
+        ttl_ms, names = pin_ttl_ms(ttl_s), key_bytes(keys)
+        try:
+            cause = await asyncio.to_thread(
+                self._session.pin, self._usable(), names, checked_owner(owner), ttl_ms, self._deadline(timeout_ms)
+            )
+        except ValueError as error:
+            self._refused(error)
+        return PinResult(cause)
 
     async def stats(self, *, timeout_ms: int | None = None) -> dict[str, dict[str, Any] | None]:
         """See `Client.stats`."""

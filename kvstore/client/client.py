@@ -6,9 +6,17 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kvstore.client.arguments import checked_timeout_ms, raise_if_wrong_size, raise_refusal, ttl_s_to_ms
+from kvstore.client.arguments import (
+    checked_owner,
+    checked_timeout_ms,
+    key_bytes,
+    pin_ttl_ms,
+    raise_if_wrong_size,
+    raise_refusal,
+    ttl_s_to_ms,
+)
 from kvstore.client.closed import Closed
-from kvstore.client.results import BoolArray, Borrow, GetResult, PutResult, present
+from kvstore.client.results import BoolArray, Borrow, GetResult, PinResult, PutResult, present
 from kvstore.client.session import Session
 from kvstore.errors import ClosedError, InvalidArgumentError
 from kvstore.transport import fork
@@ -55,20 +63,29 @@ class Client:
         buffers: Any,
         *,
         ttl_s: float | None = None,
+        durable: bool = False,
         first_depth: int = 0,
         timeout_ms: int | None = None,
     ) -> PutResult:
         """Writes blocks. The first writer of a key wins; `ttl_s` (seconds) makes them expire.
+
+        Returns when the node holds them; with `durable`, when they would survive its death (kill -9), those included
+        that were there already. Status NOT_DURABLE says that the node can keep a block in memory only.
 
         Raises `BlockTooLargeError` for a block over `max_block_bytes`.
         """
         ttl_ms = 0 if ttl_s is None else ttl_s_to_ms(ttl_s)
         try:
             cause = self._native.put(
-                keys, buffers, ttl_ms=ttl_ms, first_depth=first_depth, timeout_ms=self._deadline(timeout_ms)
+                keys,
+                buffers,
+                ttl_ms=ttl_ms,
+                durable=durable,
+                first_depth=first_depth,
+                timeout_ms=self._deadline(timeout_ms),
             )
         except (TypeError, ValueError) as error:
-            self._refused(error, buffers, first_depth=first_depth)
+            self._refused(error, buffers, first_depth=first_depth, durable=durable)
         return PutResult(cause)
 
     def get(
@@ -131,6 +148,31 @@ class Client:
         try:
             return present(self._native.delete(keys, timeout_ms=self._deadline(timeout_ms)))
         except (TypeError, ValueError) as error:
+            self._refused(error)
+
+    def flush(self, *, timeout_ms: int | None = None) -> bool:
+        """Makes everything durable that the node has acknowledged so far; a `put` still under way is not part of that.
+
+        False if it is not by the deadline, and always on a node without a disk. False once, too, after the node was
+        restarted: what it acknowledged before and no flush has covered may be gone, and should be put again.
+        """
+        try:
+            return self._session.flush(self._native, self._deadline(timeout_ms))
+        except ValueError as error:
+            self._refused(error)
+
+    def pin(self, keys: Any, *, owner: str, ttl_s: float, timeout_ms: int | None = None) -> PinResult:
+        """Keeps blocks from eviction for `ttl_s` seconds from now; 0 ends the pins that `owner` has on them.
+
+        `owner` is 1 to 255 UTF-8 bytes; a block stays for as long as anybody pins it, or until it is deleted or
+        expires. Pins survive a restart of a node with a disk.
+        """
+        ttl_ms, names = pin_ttl_ms(ttl_s), key_bytes(keys)
+        try:
+            return PinResult(
+                self._session.pin(self._native, names, checked_owner(owner), ttl_ms, self._deadline(timeout_ms))
+            )
+        except ValueError as error:
             self._refused(error)
 
     def stats(self, *, timeout_ms: int | None = None) -> dict[str, dict[str, Any] | None]:

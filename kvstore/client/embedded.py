@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from kvstore.client.session import Session
 from kvstore.config import ClientConfig, NodeConfig
+from kvstore.disks import NodeDisks
 from kvstore.errors import ConnectError
 from kvstore.transport import fork, native
 from kvstore.transport.capability import ALL_VERBS
@@ -21,7 +23,7 @@ __all__ = ["EmbeddedSession"]
 
 
 class EmbeddedSession(Session):
-    """With a node of its own, which ends with it. Raises `ConnectError` when the memory cannot be had."""
+    """With a node of its own, which ends with it. Raises `ConnectError` when memory or disks cannot be had."""
 
     def __init__(self, node_config: NodeConfig, config: ClientConfig) -> None:
         super().__init__(config)
@@ -29,8 +31,11 @@ class EmbeddedSession(Session):
             runtime_dir = tempfile.mkdtemp(prefix="kvstore-")
             opened.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
             try:
-                self._node = _start_node(node_config, runtime_dir)
-                opened.callback(self._node.stop)
+                self._disks = NodeDisks(node_config)
+                opened.callback(self._disks.close)
+                self._node = _make_node(node_config, runtime_dir, self._disks)
+                opened.callback(self._disks.stop, self._node)
+                self._disks.start(self._node)
                 opened.callback(self.native.close)
                 self.lane = "mapped"
                 self.endpoint = self._attach(node_config, config)
@@ -44,12 +49,23 @@ class EmbeddedSession(Session):
     def abandon(self) -> None:
         super().abandon()
         fork.keep_forever(self._node)
+        self._disks.abandon()
 
     def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None:
         return dict(self._node.stats())
 
+    def _flush_node(self, timeout_ms: int) -> bool:
+        return self._node.flush(timeout_ms)
+
+    def _pin_on_node(self, keys: bytes, owner: str, ttl_ms: int, timeout_ms: int) -> bytes:
+        return self._node.pin(keys, owner, ttl_ms, timeout_ms)
+
     def _close(self) -> None:
-        self._opened.close()
+        if self._disks.owns_current_thread:
+            # A store that was dropped is collected by whichever thread allocates next, and that may be one of its own.
+            threading.Thread(target=self._opened.close, name="kvstore embedded store, closing").start()
+        else:
+            self._opened.close()
 
     def _attach(self, node_config: NodeConfig, config: ClientConfig) -> str:
         token = new_token()
@@ -64,7 +80,7 @@ class EmbeddedSession(Session):
         )
 
 
-def _start_node(config: NodeConfig, runtime_dir: str) -> _native.Node:
+def _make_node(config: NodeConfig, runtime_dir: str, disks: NodeDisks) -> _native.Node:
     return native().Node(
         memory_bytes=config.memory_bytes,
         max_block_bytes=config.max_block_bytes,
@@ -76,4 +92,5 @@ def _start_node(config: NodeConfig, runtime_dir: str) -> _native.Node:
         network=False,
         huge_pages=config.huge_pages,
         prefault=config.prefault,
+        **disks.node_options(),
     )

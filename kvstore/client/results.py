@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from kvstore import _native
 
-__all__ = ["BoolArray", "Borrow", "GetResult", "PutResult", "StatusArray", "present"]
+__all__ = ["BoolArray", "Borrow", "GetResult", "PinResult", "PutResult", "StatusArray", "present"]
 
 StatusArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 
+_NOT_DURABLE = int(Status.NOT_DURABLE)
 _OK = int(Status.OK)  # numpy compares with a plain int several times faster than with an enum
 
 # Indexed by a native status. To a reader whatever is not the block is a miss, and it computes the block again; a writer
@@ -76,15 +77,35 @@ class GetResult(_Result):
 
 
 class PutResult(_Result):
-    """`status` is OK when the node holds the block now; otherwise CONFLICT, BUSY, TOO_LARGE, TIMEOUT, UNAVAILABLE, ...
+    """`status` is OK when the node has done what was asked: it holds the block now, and durably if that was asked.
 
-    `cause` tells blocks that were there already (EXISTS) from those that this call brought (OK).
+    Otherwise it is NOT_DURABLE, CONFLICT, BUSY, TOO_LARGE, TIMEOUT, UNAVAILABLE, ... `cause` tells blocks that were
+    there already (EXISTS) from those that this call brought (OK).
     """
 
     __slots__ = ()
 
     def __init__(self, cause: StatusArray) -> None:
         super().__init__(_PUT_STATUS[cause], cause)
+
+    @property
+    def stored(self) -> BoolArray:
+        """Where the node holds the block now, be it in memory alone (NOT_DURABLE), as a `(n,)` array."""
+        stored: BoolArray = self.ok | (self.status == _NOT_DURABLE)
+        return stored
+
+
+class PinResult(_Result):
+    """`status` is OK when the block is pinned, or no longer, as asked; MISS when it is not there.
+
+    BUSY: the node's share for pins is used up (`pin_share`). NOT_DURABLE: it is pinned, but its disk cannot note that,
+    so the pin ends with the node. TIMEOUT and UNAVAILABLE: the node has not said. `cause` is the same.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, cause: StatusArray) -> None:
+        super().__init__(cause, cause)
 
 
 class Borrow(_Result):

@@ -11,13 +11,18 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kvstore import __version__
 from kvstore.client.closed import Closed
+from kvstore.client.results import StatusArray
 from kvstore.config import ClientConfig
 from kvstore.errors import ConnectError, KVStoreError
+from kvstore.keys import KEY_BYTES
+from kvstore.status import Status
 from kvstore.transport import fork, lanes, native
 from kvstore.transport.address import NodeAddress
-from kvstore.transport.control import ControlPlane
+from kvstore.transport.control import PIN_KEYS_MAX, ControlPlane
 from kvstore.transport.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -59,6 +64,27 @@ class Session(abc.ABC):
         mine = {"lane": self.lane, "endpoint": self.endpoint, "connected": client.attached, **client.stats()}
         return {"client": mine, "node": self._node_stats(timeout_ms)}
 
+    def flush(self, client: _native.Client | Closed, timeout_ms: int) -> bool:
+        """See `Client.flush`; `client` as for `stats`."""
+        return client.attached and self._flush_node(timeout_ms)
+
+    def pin(
+        self, client: _native.Client | Closed, keys: bytes, owner: str, ttl_ms: int, timeout_ms: int
+    ) -> StatusArray:
+        """Pins blocks, or unpins them (`ttl_ms` 0), as many at once as one message takes; `client` as for `stats`."""
+        deadline = Deadline(timeout_ms)
+        statuses = np.full(len(keys) // KEY_BYTES, Status.UNAVAILABLE, np.uint8)
+        if not client.attached:
+            return statuses
+        for first in range(0, len(statuses), PIN_KEYS_MAX):
+            part = keys[first * KEY_BYTES : (first + PIN_KEYS_MAX) * KEY_BYTES]
+            answer = self._pin_on_node(part, owner, ttl_ms, deadline.left_ms())
+            if len(answer) * KEY_BYTES != len(part):
+                statuses[first:] = Status.TIMEOUT if deadline.passed() else Status.UNAVAILABLE
+                break
+            statuses[first : first + PIN_KEYS_MAX] = np.frombuffer(answer, np.uint8)
+        return statuses
+
     def close(self) -> None:
         """Ends the session and waits for its thread. Idempotent."""
         if not self._abandoned:
@@ -71,6 +97,13 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None: ...
+
+    @abc.abstractmethod
+    def _flush_node(self, timeout_ms: int) -> bool: ...
+
+    @abc.abstractmethod
+    def _pin_on_node(self, keys: bytes, owner: str, ttl_ms: int, timeout_ms: int) -> bytes:
+        """A status byte a key; none at all when the node does not answer."""
 
     @abc.abstractmethod
     def _close(self) -> None: ...
@@ -91,6 +124,9 @@ class NodeSession(Session):
         # Closing is announced through a queue, because `put` may run in a finalizer, whatever the thread is doing.
         self._closing: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._closed = False
+        # The starts of the node that have acknowledged anything which no flush has covered yet.
+        self._acknowledged_by: set[str] = set()
+        self._acknowledged_lock = threading.Lock()
         try:
             self._attach()
         except BaseException:
@@ -115,6 +151,8 @@ class NodeSession(Session):
             shm=self._config.lane == "shm",
             timeout_ms=deadline.left_ms(),
         )
+        with self._acknowledged_lock:
+            self._acknowledged_by.add(hello.node_id)
         attachment = lanes.attach(self.native, self._config.lane, hello, self._address.numeric_hosts(), deadline)
         self.lane, self.endpoint = attachment.lane, attachment.endpoint
 
@@ -144,6 +182,21 @@ class NodeSession(Session):
         except ConnectError:
             return None
         return {**node.counters, "node_id": node.node_id, "version": node.node_version, "uptime_ms": node.uptime_ms}
+
+    def _flush_node(self, timeout_ms: int) -> bool:
+        try:
+            flushed = self._control.flush(timeout_ms=timeout_ms)
+        except ConnectError:
+            return False
+        with self._acknowledged_lock:
+            acknowledged_by, self._acknowledged_by = self._acknowledged_by, {flushed.node_id}
+        return flushed.durable and acknowledged_by == {flushed.node_id}
+
+    def _pin_on_node(self, keys: bytes, owner: str, ttl_ms: int, timeout_ms: int) -> bytes:
+        try:
+            return self._control.pin(keys, owner, ttl_ms, timeout_ms=timeout_ms)
+        except ConnectError:
+            return b""
 
     def _close(self) -> None:
         self._closed = True

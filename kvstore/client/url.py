@@ -1,7 +1,8 @@
 """The addresses that `connect` understands.
 
 - `kv://host:port`: a node's control plane; the host is a DNS name, an IPv4 address or an IPv6 address in brackets;
-- `embedded://?memory=1GiB[&max_block=8MiB][&threads=1]`: a node inside this process.
+- `embedded://?memory=1GiB[&disk=PATH[,PATH]&disk_size=8GiB][&max_block=8MiB][&threads=1]`: a node inside this process.
+  Values are percent-decoded. Commas part the directories of several disks, so none may have one in its name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from kvstore.transport.address import NodeAddress
 
 __all__ = ["parse_node_url", "parse_url"]
 
-_EMBEDDED_SETTINGS = {"memory": "memory", "max_block": "max_block_bytes", "threads": "threads"}
+_EMBEDDED_SETTINGS = {
+    "memory": "memory",
+    "disk": "disk",
+    "disk_size": "disk_size",
+    "max_block": "max_block_bytes",
+    "threads": "threads",
+}
 
 
 def parse_url(url: str) -> NodeAddress | NodeConfig:
@@ -45,6 +52,8 @@ def _parse_embedded(url: str, rest: str) -> NodeConfig:
     if place:
         raise InvalidArgumentError(f"{url!r} names a place ({place!r}), but an embedded store is in this process")
     try:
+        # A plus sign stands for itself: forms on the web mean a space by it, but directories have it in their names.
+        query = query.replace("+", "%2B")
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
         raise InvalidArgumentError(f"the settings in {url!r} are not name=value pairs joined by &") from error

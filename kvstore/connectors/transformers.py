@@ -110,6 +110,7 @@ def namespace_for(
     block_size: int = 16,
     model_name: str | None = None,
     tenant_secret: bytes = b"",
+    ttl_s: float | None = None,
 ) -> Namespace:
     """The namespace of a model's KV: geometry from its configuration, dtype from its parameters.
 
@@ -140,6 +141,7 @@ def namespace_for(
         layout=layout,
         block_size=block_size,
         tenant_secret=tenant_secret,
+        ttl_s=ttl_s,
     )
 
 
@@ -159,9 +161,15 @@ class TransformersConnector:
         block_size: int = 16,
         model_name: str | None = None,
         tenant_secret: bytes = b"",
+        ttl_s: float | None = None,
     ) -> None:
         self.namespace = namespace_for(
-            model, revision=revision, block_size=block_size, model_name=model_name, tenant_secret=tenant_secret
+            model,
+            revision=revision,
+            block_size=block_size,
+            model_name=model_name,
+            tenant_secret=tenant_secret,
+            ttl_s=ttl_s,
         )
         self._store = store
         self._model = model
@@ -173,13 +181,14 @@ class TransformersConnector:
         """Stores the whole blocks of `tokens` that `cache` holds and the node does not.
 
         `tokens`: integers, shape (n,) or (1, n), with `tokens[i]` at position i of `cache` and no padding; either may
-        be the longer one. Blocks saved under a `salt` are found under that salt only; with `ttl_s` they expire. The
-        tensors of `cache` are not used after the return.
+        be the longer one. Blocks saved under a `salt` are found under that salt only. They expire after `ttl_s`, or the
+        namespace's, if either is given. The tensors of `cache` are not used after the return.
 
         Raises `UnsupportedError` for a cache that is not this model's plain dynamic one with batch 1, and
         `InvalidArgumentError` for tokens that are no token ids.
         """
         layers = self._layers_of(cache)
+        ttl_s = self.namespace.ttl_s if ttl_s is None else ttl_s
         ids, block_size = _token_ids(tokens), self.namespace.block_size
         blocks = min(len(ids), cache.get_seq_length()) // block_size
         keys = self.namespace.chain(ids[: blocks * block_size], salt=salt)

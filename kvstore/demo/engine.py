@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,10 +47,8 @@ class Engine:
             layer.register_forward_hook(self._layer_done)
         # The first call of a process sets up threads and kernels; it belongs to neither of the times that are compared.
         self._prefill(self._prompt[:_WARM_UP_TOKENS], DynamicCache(config=self._model.config))
-        self._store = kvstore.connect(options.store, timeout_ms=options.timeout_ms, lane=options.lane)
-        self._connector = TransformersConnector(
-            self._store, self._model, revision=weights_digest(self._model), block_size=options.block_size
-        )
+        self._revision = weights_digest(self._model)
+        self._connect(options.store)
 
     def describe(self) -> Ready:
         """Who this is and how it is connected."""
@@ -59,8 +57,12 @@ class Engine:
 
     def answer(self, task: Task) -> Answer:
         """Reads the text as `task` says, and continues it."""
+        if task.node:
+            self._store.close()
+            self._connect(task.node)
         layers, prompt, block_size = self._model.config.num_hidden_layers, self._prompt, self._options.block_size
         self._work_left = self._work_total = (len(prompt) + self._options.new_tokens - 1) * layers
+        disk_blocks_before = self._disk_blocks() if task.use_store else 0
         started = time.perf_counter()
         cache, match_seconds, loaded, saved = DynamicCache(config=self._model.config), 0.0, Transfer(), Transfer()
         if task.use_store:
@@ -80,6 +82,8 @@ class Engine:
         while len(tokens) < self._options.new_tokens:
             logits.append(self._prefill(tokens[-1:], cache))
             tokens.append(int(logits[-1].argmax()))
+        if loaded.blocks:
+            loaded = replace(loaded, disk_blocks=self._disk_blocks() - disk_blocks_before)
         return Answer(
             tokens=tokens,
             logits_file=self._write(torch.stack(logits).numpy()),
@@ -89,6 +93,12 @@ class Engine:
             saved=saved,
         )
 
+    def _connect(self, address: str) -> None:
+        self._store = kvstore.connect(address, timeout_ms=self._options.timeout_ms, lane=self._options.lane)
+        self._connector = TransformersConnector(
+            self._store, self._model, revision=self._revision, block_size=self._options.block_size
+        )
+
     def _load(self) -> tuple[DynamicCache, float, Transfer]:
         started = time.perf_counter()
         prefix = self._connector.load_prefix(self._prompt)
@@ -96,6 +106,10 @@ class Engine:
         self._work_left -= prefix.tokens * self._model.config.num_hidden_layers
         transfer = Transfer(blocks=prefix.blocks, bytes=prefix.bytes, move_seconds=prefix.get_seconds, seconds=seconds)
         return prefix.cache, prefix.match_seconds, transfer
+
+    def _disk_blocks(self) -> int:
+        """How many blocks the node has read from its disk since it started; 0 where there is no answer."""
+        return int((self._store.stats()["node"] or {}).get("nvme_read_blocks", 0))
 
     def _save(self, cache: DynamicCache) -> Transfer:
         started = time.perf_counter()

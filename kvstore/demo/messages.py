@@ -27,18 +27,24 @@ class Task:
 
     Without `use_store` in one prefill. With it through the connector: load what the node has, compute the rest up to
     the last block boundary, store that if `save`, go on. `zero_loaded` is the negative control: it zeroes what came.
+    `node`, where given, is the address of the node to use from now on; connecting belongs to no time that is measured.
     """
 
     use_store: bool
+    node: str = ""
     save: bool = False
     zero_loaded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Blocks that travelled. `move_seconds` is the native client alone, `seconds` the whole call of the connector."""
+    """Blocks that travelled. `move_seconds` is the native client alone, `seconds` the whole call of the connector.
+
+    `disk_blocks` of them the node had to read from its disk first.
+    """
 
     blocks: int = 0
+    disk_blocks: int = 0
     bytes: int = 0
     move_seconds: float = 0.0
     seconds: float = 0.0

@@ -23,7 +23,8 @@ def show_introduction(console: Console, *, prompt_tokens: int) -> None:
     text = (
         f"A small Llama with seeded random weights is to continue an essay of {prompt_tokens:,} tokens. Engine A"
         " computes the KV cache of the essay and stores it in a node. Engine B, a process that starts when A has ended,"
-        " loads it from there and continues an essay that it has never read."
+        " loads it from there and continues an essay that it has never read. Then the node is stopped and started, and"
+        " killed and started: what it had on disk is there again, and while it is gone, engine B computes."
     )
     console.print(Panel(text, title="[bold]kvstore demo[/]", title_align="left", box=box.ROUNDED, border_style="cyan"))
 

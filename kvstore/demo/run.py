@@ -1,4 +1,4 @@
-"""The main job: three processes, two acts, one verdict."""
+"""The main job: three processes, four acts, one verdict."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from kvstore.config import parse_bytes
 from kvstore.demo.messages import Ready, Task
 from kvstore.demo.processes import Child, ChildError
 from kvstore.demo.report import show_checks, show_introduction, show_last_bits, show_sharing, show_verdict
 from kvstore.demo.stages import Stages
-from kvstore.demo.verdict import Continuation, Sharing, judge_loss, judge_sharing
+from kvstore.demo.verdict import Check, Continuation, Sharing, judge_loss, judge_restart, judge_sharing
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -28,7 +29,7 @@ _ANSWER_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What can be chosen; `prompt_tokens` is how much of the essay is used."""
+    """What can be chosen; `prompt_tokens` is how much of the essay is used, and without a disk its size is 0."""
 
     prompt_tokens: int
     new_tokens: int
@@ -37,6 +38,7 @@ class DemoSettings:
     threads: int
     lane: str
     memory: str
+    disk_size: str
     timeout_ms: int
 
     @property
@@ -54,34 +56,94 @@ async def run_demo(settings: DemoSettings, console: Console) -> bool:
     show_introduction(console, prompt_tokens=settings.prompt_tokens)
     async with AsyncExitStack() as stack:
         work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvstore-demo-")))
-        with Stages(console) as stages:
-            with stages.stage("node", "starts"):
-                node = await stack.enter_async_context(await _start_node(settings, work_dir))
-                address = await _address_of(node)
-            one_shot, stored = await _first_engine(settings, address, work_dir, stages)
-            with stages.stage("engine B", "starts, now that engine A has ended"):
-                engine = await stack.enter_async_context(await _start_engine("engine-b", settings, address, work_dir))
-                ready = Ready(**await engine.hear("ready", timeout_s=_ENGINE_START_TIMEOUT_S))
-            with stages.stage("engine B", f"loads {settings.blocks:,} blocks, continues") as advance:
-                warm = await _ask(engine, Task(use_store=True), advance)
-            with stages.stage("engine B", "again, with the loaded KV zeroed") as advance:
-                zeroed = await _ask(engine, Task(use_store=True, zero_loaded=True), advance)
-        sharing = Sharing(blocks=settings.blocks, one_shot=one_shot, stored=stored, warm=warm, zeroed=zeroed)
-        checks = judge_sharing(sharing)
-        show_sharing(console, sharing, ready, prompt_tokens=settings.prompt_tokens, block_size=settings.block_size)
-        show_checks(console, checks)
-        show_last_bits(console, one_shot, stored)
-        console.print()
-        with Stages(console) as stages:
-            with stages.stage("node", f"is killed: SIGKILL to process {node.pid}"):
-                await node.kill()
-            with stages.stage("engine B", "is asked again, and recomputes") as advance:
-                recomputed = await _ask(engine, Task(use_store=True), advance)
-        checks_of_loss = judge_loss(sharing, recomputed, timeout_ms=settings.timeout_ms)
-        show_checks(console, checks_of_loss)
+        story = _Story(settings, console, work_dir, stack)
+        checks = await story.share() + await story.stop() + await story.kill() + await story.come_back()
     console.print()
-    show_verdict(console, checks + checks_of_loss, seconds=time.monotonic() - started)
-    return all(check.holds for check in checks + checks_of_loss)
+    show_verdict(console, checks, seconds=time.monotonic() - started)
+    return all(check.holds for check in checks)
+
+
+class _Story:
+    """The acts, in the order of the methods: each shows itself and returns its checks. Children end with `stack`."""
+
+    _node: Child
+    _engine: Child  # engine B
+    _sharing: Sharing
+
+    def __init__(self, settings: DemoSettings, console: Console, work_dir: Path, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._console = console
+        self._work_dir = work_dir
+        self._stack = stack
+        self._starts = 0
+
+    async def share(self) -> list[Check]:
+        """Engine A computes and stores, engine B loads."""
+        settings = self._settings
+        with Stages(self._console) as stages:
+            with stages.stage("node", "starts, with a disk"):
+                address = await self._start_node()
+            one_shot, stored = await _first_engine(settings, address, self._work_dir, stages)
+            with stages.stage("engine B", "starts, now that engine A has ended"):
+                self._engine = await _start_engine("engine-b", settings, address, self._work_dir)
+                await self._stack.enter_async_context(self._engine)
+                ready = Ready(**await self._engine.hear("ready", timeout_s=_ENGINE_START_TIMEOUT_S))
+            with stages.stage("engine B", f"loads {settings.blocks:,} blocks, continues") as advance:
+                warm = await _ask(self._engine, Task(use_store=True), advance)
+            with stages.stage("engine B", "again, with the loaded KV zeroed") as advance:
+                zeroed = await _ask(self._engine, Task(use_store=True, zero_loaded=True), advance)
+        self._sharing = sharing = Sharing(
+            blocks=settings.blocks, one_shot=one_shot, stored=stored, warm=warm, zeroed=zeroed
+        )
+        checks = judge_sharing(sharing)
+        show_sharing(
+            self._console, sharing, ready, prompt_tokens=settings.prompt_tokens, block_size=settings.block_size
+        )
+        show_checks(self._console, checks)
+        show_last_bits(self._console, one_shot, stored)
+        return checks
+
+    async def stop(self) -> list[Check]:
+        """The node is stopped and started again, with nothing in memory."""
+        self._console.print()
+        with Stages(self._console) as stages:
+            with stages.stage("node", f"is stopped: SIGTERM to process {self._node.pid}"):
+                await self._node.end()
+            reloaded = await self._load_from_disk(stages)
+        return self._shown(judge_restart("restarted", self._sharing, reloaded))
+
+    async def kill(self) -> list[Check]:
+        """The node is lost."""
+        self._console.print()
+        with Stages(self._console) as stages:
+            with stages.stage("node", f"is killed: SIGKILL to process {self._node.pid}"):
+                await self._node.kill()
+            with stages.stage("engine B", "is asked again, and recomputes") as advance:
+                recomputed = await _ask(self._engine, Task(use_store=True), advance)
+        return self._shown(judge_loss(self._sharing, recomputed, timeout_ms=self._settings.timeout_ms))
+
+    async def come_back(self) -> list[Check]:
+        """The killed node starts again."""
+        self._console.print()
+        with Stages(self._console) as stages:
+            reloaded = await self._load_from_disk(stages)
+        return self._shown(judge_restart("killed", self._sharing, reloaded))
+
+    async def _load_from_disk(self, stages: Stages) -> Continuation:
+        with stages.stage("node", "starts again on the same disk"):
+            address = await self._start_node()
+        with stages.stage("engine B", f"loads {self._settings.blocks:,} blocks from disk, continues") as advance:
+            return await _ask(self._engine, Task(use_store=True, node=address), advance)
+
+    async def _start_node(self) -> str:
+        self._starts += 1
+        log = self._work_dir / f"node-{self._starts}.log"
+        self._node = await self._stack.enter_async_context(await _start_node(self._settings, self._work_dir, log))
+        return await _address_of(self._node)
+
+    def _shown(self, checks: list[Check]) -> list[Check]:
+        show_checks(self._console, checks)
+        return checks
 
 
 async def _first_engine(
@@ -104,12 +166,14 @@ async def _ask(engine: Child, task: Task, on_progress: Callable[[float], None]) 
     return Continuation.from_json(await engine.hear("answer", timeout_s=_ANSWER_TIMEOUT_S, on_progress=on_progress))
 
 
-async def _start_node(settings: DemoSettings, work_dir: Path) -> Child:
+async def _start_node(settings: DemoSettings, work_dir: Path, log: Path) -> Child:
     # Not by the name `kvstore`, which need not be on the path of an environment that was not activated.
     command = [sys.executable, "-c", "from kvstore.cli.main import main; main()", "serve"]
     # What a killed node leaves of its directory of sockets goes with the work directory.
     command += ["--listen=127.0.0.1:0", f"--memory={settings.memory}", f"--runtime-dir={work_dir}"]
-    return await Child.start("the node", command, log=work_dir / "node.log")
+    if parse_bytes(settings.disk_size):
+        command += [f"--disk={work_dir / 'disk'}", f"--disk-size={settings.disk_size}"]
+    return await Child.start("the node", command, log=log)
 
 
 async def _address_of(node: Child) -> str:

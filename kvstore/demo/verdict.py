@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from kvstore.demo.messages import Answer
 
-__all__ = ["Check", "Continuation", "Sharing", "bits_in_common", "judge_loss", "judge_sharing", "largest_difference"]
+__all__ = [
+    "Check",
+    "Continuation",
+    "Sharing",
+    "bits_in_common",
+    "judge_loss",
+    "judge_restart",
+    "judge_sharing",
+    "largest_difference",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +85,22 @@ def judge_sharing(sharing: Sharing) -> list[Check]:
     ]
 
 
+def judge_restart(how: str, sharing: Sharing, reloaded: Continuation) -> list[Check]:
+    """After the node was `how` and started again: whether engine B got everything back, and from the disk."""
+    loaded = reloaded.answer.loaded
+    seconds = f"{loaded.seconds:.2f} s, {loaded.bytes / 1e9 / max(1e-9, loaded.seconds):.2f} GB/s"
+    return [
+        Check(
+            claim=f"the {how} node has every block, and reads it from disk",
+            holds=loaded.blocks == loaded.disk_blocks == sharing.blocks,
+            evidence=f"{loaded.disk_blocks:,} of {sharing.blocks:,} in {seconds}",
+        ),
+        _same_logits("logits bit-identical", reloaded, sharing.stored),
+    ]
+
+
 def judge_loss(sharing: Sharing, recomputed: Continuation, *, timeout_ms: int) -> list[Check]:
-    """The second act: whether losing the node cost engine B nothing but time."""
+    """The third act: whether losing the node cost engine B nothing but time."""
     match_ms = 1000 * recomputed.answer.match_seconds
     return [
         Check(

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -16,6 +17,8 @@ from kvstore.config import NodeConfig, format_bytes
 from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.transport import native
 from kvstore.transport.capability import ALL_VERBS
+from kvstore.transport.control import PIN_KEYS_MAX, PIN_OWNER_BYTES_MAX, PIN_TTL_MS_MAX
+from kvstore.transport.deadline import Deadline
 from kvstore.transport.entropy import new_id, new_token
 from kvstore.transport.lanes import host_id
 
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["ControlService"]
 
 _log = logging.getLogger("kvstore.server")
+
+_KEY_BYTES: Final = 32  # as kvstore.keys says, which needs numpy
+_DISK_WAITS_MAX: Final = 4  # calls that wait for a disk at once; more wait for their turn within their deadline
+_DISK_WAIT_MS_MAX: Final = 600_000
+_DISK_WAIT_SHARE: Final = 0.9  # of the caller's time, so that a "no" still reaches it
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
@@ -37,6 +45,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._host_id = host_id()
         self._endpoints = itertools.cycle(enumerate(node.endpoints()))
         self._started_s = time.monotonic()
+        # Callers may have all of these threads wait; nothing else must wait behind those.
+        self._disk_waits = ThreadPoolExecutor(_DISK_WAITS_MAX, thread_name_prefix="kvstore disk wait")
 
     async def Hello(
         self,
@@ -102,3 +112,41 @@ class ControlService(control_pb2_grpc.ControlServicer):
         bytes_freed = await asyncio.to_thread(self._node.evict, request.bytes)
         _log.info("evicted %s on request of %s", format_bytes(bytes_freed), context.peer())
         return control_pb2.EvictResponse(bytes_freed=bytes_freed)
+
+    async def Flush(
+        self,
+        request: control_pb2.FlushRequest,
+        context: grpc.aio.ServicerContext[control_pb2.FlushRequest, control_pb2.FlushResponse],
+    ) -> control_pb2.FlushResponse:
+        deadline = await _deadline(context)
+        durable = await asyncio.get_running_loop().run_in_executor(
+            self._disk_waits, lambda: self._node.flush(deadline.left_ms())
+        )
+        return control_pb2.FlushResponse(durable=durable, node_id=self._node_id)
+
+    async def Pin(
+        self,
+        request: control_pb2.PinRequest,
+        context: grpc.aio.ServicerContext[control_pb2.PinRequest, control_pb2.PinResponse],
+    ) -> control_pb2.PinResponse:
+        owner_bytes = len(request.owner.encode())
+        whole = len(request.keys) % _KEY_BYTES == 0 and 0 < len(request.keys) <= PIN_KEYS_MAX * _KEY_BYTES
+        if not whole or not 0 < owner_bytes <= PIN_OWNER_BYTES_MAX or request.ttl_ms > PIN_TTL_MS_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"pin needs 1 to {PIN_KEYS_MAX} keys of {_KEY_BYTES} bytes, an owner of 1 to {PIN_OWNER_BYTES_MAX}"
+                f" bytes and a ttl_ms of at most {PIN_TTL_MS_MAX}",
+            )
+        deadline = await _deadline(context)
+        statuses = await asyncio.get_running_loop().run_in_executor(
+            self._disk_waits, lambda: self._node.pin(request.keys, request.owner, request.ttl_ms, deadline.left_ms())
+        )
+        return control_pb2.PinResponse(statuses=statuses)
+
+
+async def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> Deadline:
+    """When a call that may wait for a disk has to be answered."""
+    left_s = cast(float | None, context.time_remaining())  # None without one, whatever its type says
+    if left_s is None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this call may wait for a disk: it needs a deadline")
+    return Deadline(min(_DISK_WAIT_MS_MAX, round(left_s * 1000 * _DISK_WAIT_SHARE)))

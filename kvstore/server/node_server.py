@@ -7,7 +7,7 @@ import errno
 import shutil
 import socket
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kvstore.config import NodeConfig, format_bytes
+from kvstore.disks import NodeDisks
 from kvstore.errors import ConfigError
 from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.server.control_service import ControlService
+from kvstore.server.metrics import serve_metrics
 from kvstore.transport import native
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.lanes import rdma_transports
@@ -34,8 +36,8 @@ _SHUTDOWN_GRACE_S = 1.0
 _OPTIONS = (
     # Otherwise two nodes would share a port, and each client would meet one of them by chance.
     ("grpc.so_reuseport", 0),
-    # The largest request of the control plane has some dozens of bytes.
-    ("grpc.max_receive_message_length", 64 << 10),
+    # The largest request of the control plane, a pin of 4,096 keys, has little more than 128 KiB.
+    ("grpc.max_receive_message_length", 192 << 10),
     ("grpc.max_concurrent_streams", 256),
 )
 
@@ -43,13 +45,15 @@ _OPTIONS = (
 class NodeServer:
     """A storage node of this process, running inside `async with`. Raises `ConfigError` for what cannot be had.
 
-    The control port is taken first, so that a node that cannot listen fails before it takes memory.
+    The control port is taken first, so that a node that cannot listen fails before it takes memory, and answers last,
+    when the node knows what its disks hold.
     """
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.address = NodeAddress(config.listen_host, config.listen_port)
         self.endpoints: list[tuple[int, bytes, bytes, str]] = []
+        self.metrics_address: NodeAddress | None = None
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> NodeServer:
@@ -59,9 +63,13 @@ class NodeServer:
             self.address = NodeAddress(self.address.host, _bind(server, self.address))
             runtime_dir = _make_runtime_dir(self.config.runtime_dir)
             opened.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-            node = await asyncio.to_thread(self._start_data_plane, runtime_dir)
-            opened.push_async_callback(asyncio.to_thread, node.stop)
+            disks = await asyncio.to_thread(NodeDisks, self.config)
+            opened.push_async_callback(asyncio.to_thread, disks.close)
+            node = await asyncio.to_thread(self._make_data_plane, runtime_dir, disks)
+            opened.push_async_callback(asyncio.to_thread, disks.stop, node)
+            await asyncio.to_thread(disks.start, node)
             self.endpoints = node.endpoints()
+            self._serve_metrics(node, opened)
             await self._start_control_plane(server, node, opened)
             self._open = opened.pop_all()
         return self
@@ -72,11 +80,21 @@ class NodeServer:
         await self._open.aclose()
 
     def describe(self) -> str:
-        """One line: where it listens and how much memory it has."""
+        """One line: where it listens, how much memory and disk it has."""
+        config = self.config
         ports = " ".join(str(port) for port, *_ in self.endpoints)
-        return f"control {self.address}, data ports {ports}, memory {format_bytes(self.config.memory_bytes)}"
+        disk = f", disk {format_bytes(config.disk_bytes)} in {config.disk}" if config.disks else ""
+        metrics = f", metrics http://{self.metrics_address}/metrics" if self.metrics_address else ""
+        return f"control {self.address}, data ports {ports}, memory {format_bytes(config.memory_bytes)}{disk}{metrics}"
 
-    def _start_data_plane(self, runtime_dir: str) -> _native.Node:
+    def _serve_metrics(self, node: _native.Node, opened: AsyncExitStack) -> None:
+        if self.config.metrics_address is None:
+            return
+        serving = ExitStack()
+        self.metrics_address = serve_metrics(node, NodeAddress(*self.config.metrics_address), serving)
+        opened.push_async_callback(asyncio.to_thread, serving.close)
+
+    def _make_data_plane(self, runtime_dir: str, disks: NodeDisks) -> _native.Node:
         config = self.config
         try:
             return native().Node(
@@ -90,9 +108,11 @@ class NodeServer:
                 rdma_transports=rdma_transports(config.rdma),
                 huge_pages=config.huge_pages,
                 prefault=config.prefault,
+                **disks.node_options(),
             )
         except (OSError, ValueError) as error:
-            wanted = f"memory {format_bytes(config.memory_bytes)}, data port {config.data_port or 'any'}"
+            disk = f", {format_bytes(config.disk_bytes)} in {config.disk}" if config.disks else ""
+            wanted = f"memory {format_bytes(config.memory_bytes)}, data port {config.data_port or 'any'}{disk}"
             raise ConfigError(f"the data plane cannot start ({wanted}): {error}") from error
 
     async def _start_control_plane(self, server: grpc.aio.Server, node: _native.Node, opened: AsyncExitStack) -> None:

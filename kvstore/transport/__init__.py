@@ -29,6 +29,7 @@ class NativeModule(Protocol):
     crc32c_implementation: Callable[[], str]
     ucx_version: Callable[[], str]
     Bounds: type[_native.Bounds]
+    DiskCheck: type[_native.DiskCheck]
 
 
 @functools.cache

@@ -1,11 +1,11 @@
-"""The client's side of the control plane: hello, stats and evict over gRPC, each with a deadline."""
+"""The client's side of the control plane: what is not about bytes of blocks, over gRPC, each call with a deadline."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import grpc
 
@@ -14,7 +14,20 @@ from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.fork import keep_forever
 
-__all__ = ["ControlPlane", "Hello", "NodeStats"]
+__all__ = [
+    "PIN_KEYS_MAX",
+    "PIN_OWNER_BYTES_MAX",
+    "PIN_TTL_MS_MAX",
+    "ControlPlane",
+    "Flushed",
+    "Hello",
+    "NodeStats",
+]
+
+PIN_KEYS_MAX: Final = 4096
+"""In one message."""
+PIN_OWNER_BYTES_MAX: Final = 255
+PIN_TTL_MS_MAX: Final = 100 * 365 * 24 * 3600 * 1000
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -52,6 +65,14 @@ class NodeStats:
     counters: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Flushed:
+    """Whether everything that this start of the node has acknowledged is durable."""
+
+    node_id: str
+    durable: bool
+
+
 class ControlPlane:
     """Calls on one node's control plane. Thread-safe. A call that fails drops the connection; the next dials anew."""
 
@@ -86,6 +107,19 @@ class ControlPlane:
         """Has the node evict blocks until `count_bytes` are free or nothing more can go; returns the bytes freed."""
         request = control_pb2.EvictRequest(bytes=count_bytes)
         return self._call(lambda stub: stub.Evict, request, timeout_ms).bytes_freed
+
+    def flush(self, *, timeout_ms: int) -> Flushed:
+        """Has everything made durable that the node has acknowledged. Raises `ConnectError`."""
+        answer = self._call(lambda stub: stub.Flush, control_pb2.FlushRequest(), timeout_ms)
+        return Flushed(answer.node_id, answer.durable)
+
+    def pin(self, keys: bytes, owner: str, ttl_ms: int, *, timeout_ms: int) -> bytes:
+        """Pins the blocks with these keys (32 bytes each, `PIN_KEYS_MAX` at most); `ttl_ms` 0 ends the owner's pins.
+
+        Returns a status byte for each. Raises `ConnectError`, or `InvalidArgumentError` for what the node refuses.
+        """
+        request = control_pb2.PinRequest(keys=keys, owner=owner, ttl_ms=ttl_ms)
+        return self._call(lambda stub: stub.Pin, request, timeout_ms).statuses
 
     def close(self) -> None:
         """Ends calls that are under way with `ConnectError`. Idempotent."""

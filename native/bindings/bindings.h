@@ -14,6 +14,8 @@ namespace nb = nanobind;
 void bind_node(nb::module_& module);
 void bind_client(nb::module_& module);
 void bind_bounds(nb::module_& module);
+void bind_disk_check(nb::module_& module);
+void bind_replay(nb::module_& module);
 
 inline nb::dict counters_dict(const std::vector<std::pair<std::string, uint64_t>>& counters) {
   nb::dict dict;

@@ -91,9 +91,11 @@ class PyClient {
     return batch;
   }
 
-  BatchPtr make_put(nb::handle keys, nb::handle buffers, uint64_t ttl_ms, uint32_t first_depth, uint32_t timeout_ms) {
+  BatchPtr make_put(nb::handle keys, nb::handle buffers, uint64_t ttl_ms, bool durable, uint32_t first_depth,
+                    uint32_t timeout_ms) {
     BatchPtr batch = make(Verb::kPut, keys, timeout_ms);
     batch->ttl_ms = ttl_ms;
+    batch->durable = durable;
     batch->first_depth = first_depth;
     buffers_into(*batch, buffers, false, client_.options().max_block_bytes);
     return batch;
@@ -186,11 +188,11 @@ void bind_verbs(nb::class_<PyClient>& type) {
   bind_key_verb<kWait, Verb::kDelete>(type, kWait ? "delete" : "submit_delete");
   type.def(
       kWait ? "put" : "submit_put",
-      [](PyClient& self, nb::handle keys, nb::handle buffers, uint64_t ttl_ms, uint32_t first_depth,
+      [](PyClient& self, nb::handle keys, nb::handle buffers, uint64_t ttl_ms, bool durable, uint32_t first_depth,
          uint32_t timeout_ms) {
-        return complete<kWait>(self, self.make_put(keys, buffers, ttl_ms, first_depth, timeout_ms));
+        return complete<kWait>(self, self.make_put(keys, buffers, ttl_ms, durable, first_depth, timeout_ms));
       },
-      "keys"_a.none(), "buffers"_a.none(), nb::kw_only(), "ttl_ms"_a, "first_depth"_a, "timeout_ms"_a);
+      "keys"_a.none(), "buffers"_a.none(), nb::kw_only(), "ttl_ms"_a, "durable"_a, "first_depth"_a, "timeout_ms"_a);
   type.def(
       kWait ? "get" : "submit_get",
       [](PyClient& self, nb::handle keys, nb::handle buffers, uint32_t wait_ms, uint32_t first_depth,

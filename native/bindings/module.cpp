@@ -48,6 +48,8 @@ NB_MODULE(_native, module) {
   kvstore::bindings::bind_node(module);
   kvstore::bindings::bind_client(module);
   kvstore::bindings::bind_bounds(module);
+  kvstore::bindings::bind_disk_check(module);
+  kvstore::bindings::bind_replay(module);
   module.def("crc32c", crc32c_of, "data"_a, "crc"_a = 0);
   module.def("crc32c_implementation", &kvstore::crc32c_implementation);
   module.def("ucx_version", &kvstore::ucx_version);

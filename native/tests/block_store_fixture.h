@@ -41,18 +41,18 @@ inline std::vector<Key> keys_from(uint64_t first, size_t count) {
 
 struct StoreFixture {
   explicit StoreFixture(uint64_t bytes = kSmallArena, StoreOptions options = {})
-      : arena(bytes), store(arena, options, clock, make_lru_policy()) {}
+      : arena(bytes), store(arena.bytes(), options, clock, stamps, make_lru_policy()) {}
 
   Reservation reserve(uint64_t number, uint32_t length = kGranule) {
     Reservation reservation;
-    if (store.reserve(key_of(number), length, store.next_stamp(), 0, &reservation) != Status::kOk) {
+    if (store.reserve(key_of(number), length, stamps.next(), 0, &reservation) != Status::kOk) {
       throw std::runtime_error("the fixture could not reserve space");
     }
     return reservation;
   }
 
   Status put(uint64_t number, uint32_t length = kGranule, uint64_t ttl_ms = 0) {
-    return put_at(number, store.next_stamp(), 0, length, ttl_ms);
+    return put_at(number, stamps.next(), 0, length, ttl_ms);
   }
   Status put_at(uint64_t number, Stamp stamp, uint32_t depth, uint32_t length = kGranule, uint64_t ttl_ms = 0) {
     Reservation reservation;
@@ -61,7 +61,7 @@ struct StoreFixture {
   }
   // A chain of one-granule blocks, as one request.
   void put_chain(uint64_t first, uint32_t blocks, uint32_t first_depth = 0) {
-    const Stamp stamp = store.next_stamp();
+    const Stamp stamp = stamps.next();
     for (uint32_t index = 0; index < blocks; ++index) put_at(first + index, stamp, first_depth + index);
   }
 
@@ -73,7 +73,7 @@ struct StoreFixture {
   Status acquire(uint64_t number, Lease* lease) {
     const Key key = key_of(number);
     Status status;
-    store.acquire({&key, 1}, store.next_stamp(), 0, {lease, 1}, {&status, 1});
+    store.acquire({&key, 1}, stamps.next(), 0, {lease, 1}, {&status, 1});
     return status;
   }
   Status erase(uint64_t number) {
@@ -85,14 +85,15 @@ struct StoreFixture {
   Status touch(uint64_t number, uint64_t ttl_ms = BlockStore::kKeepExpiry) {
     const Key key = key_of(number);
     Status status;
-    store.touch({&key, 1}, store.next_stamp(), 0, ttl_ms, {&status, 1});
+    store.touch({&key, 1}, stamps.next(), 0, ttl_ms, {&status, 1});
     return status;
   }
-  uint32_t match(uint64_t first, size_t count) { return store.match(keys_from(first, count), store.next_stamp(), 0); }
+  uint32_t match(uint64_t first, size_t count) { return store.match(keys_from(first, count), stamps.next(), 0); }
 
   static uint32_t crc_of(uint64_t number) { return static_cast<uint32_t>(mixed(~number)); }
 
   ManualClock clock;
+  Stamps stamps;
   Arena arena;
   BlockStore store;
 };

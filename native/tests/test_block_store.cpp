@@ -91,7 +91,7 @@ TEST(block_store, the_listener_may_use_the_store) {
   StoreFixture fixture;
   uint32_t matched = 0;
   fixture.store.on_publish([&](const Key& key) {
-    matched += fixture.store.match({&key, 1}, fixture.store.next_stamp(), 0);
+    matched += fixture.store.match({&key, 1}, fixture.stamps.next(), 0);
     Status status;
     fixture.store.erase({&key, 1}, {&status, 1});
   });
@@ -140,13 +140,13 @@ TEST(block_store, leased_and_reserved_blocks_are_never_evicted) {
   CHECK(!fixture.has(2));
 
   Reservation fourth;
-  CHECK_EQ(fixture.store.reserve(key_of(4), 1, fixture.store.next_stamp(), 0, &fourth), Status::kBusy);
+  CHECK_EQ(fixture.store.reserve(key_of(4), 1, fixture.stamps.next(), 0, &fourth), Status::kBusy);
   CHECK_EQ(fixture.store.evict(1), 0u);
   CHECK_EQ(fixture.store.stats().put_busy, 1u);
   CHECK(fixture.store.consistent());
 
   fixture.store.release(lease);
-  CHECK_EQ(fixture.store.reserve(key_of(4), 1, fixture.store.next_stamp(), 0, &fourth), Status::kOk);
+  CHECK_EQ(fixture.store.reserve(key_of(4), 1, fixture.stamps.next(), 0, &fourth), Status::kOk);
   CHECK(!fixture.has(1));
   CHECK_EQ(fixture.store.stats().evicted_blocks, 2u);
   CHECK_EQ(fixture.store.stats().evicted_bytes, kSmallArena);
@@ -188,7 +188,7 @@ TEST(block_store, match_counts_the_leading_keys) {
   CHECK_EQ(fixture.match(0, kChain), kChain);
   CHECK_EQ(fixture.match(0, kChain + 10), kChain);
   CHECK_EQ(fixture.match(kChain, 5), 0u);
-  CHECK_EQ(fixture.store.match({}, fixture.store.next_stamp(), 0), 0u);
+  CHECK_EQ(fixture.store.match({}, fixture.stamps.next(), 0), 0u);
   for (const uint32_t gap : {1400u, 600u, 84u, 16u, 15u, 1u, 0u}) {
     fixture.erase(gap);
     CHECK_EQ(fixture.match(0, kChain), gap);
@@ -203,7 +203,7 @@ TEST(block_store, a_batch_leases_each_key_that_is_there) {
   for (uint32_t number = 0; number < 1200; number += 2) fixture.put(number);
   std::vector<Lease> leases(keys.size());
   std::vector<Status> statuses(keys.size());
-  fixture.store.acquire(keys, fixture.store.next_stamp(), 0, leases, statuses);
+  fixture.store.acquire(keys, fixture.stamps.next(), 0, leases, statuses);
   for (size_t index = 0; index < 1200; ++index) {
     CHECK_EQ(statuses[index], index % 2 == 0 ? Status::kOk : Status::kMiss);
     if (statuses[index] == Status::kOk) CHECK_EQ(leases[index].crc, StoreFixture::crc_of(index));
@@ -243,7 +243,7 @@ TEST(block_store, keys_that_differ_only_in_their_tail_are_different) {
   StoreFixture fixture;
   std::vector<Key> keys(300, key_of(1));  // one shard, one tag: every probe must compare whole keys
   for (size_t index = 0; index < keys.size(); ++index) std::memcpy(&keys[index].bytes[24], &index, sizeof(index));
-  const Stamp stamp = fixture.store.next_stamp();
+  const Stamp stamp = fixture.stamps.next();
   for (uint32_t index = 0; index < keys.size(); ++index) {
     Reservation reservation;
     CHECK_EQ(fixture.store.reserve(keys[index], index + 1, stamp, index, &reservation), Status::kOk);

@@ -90,7 +90,7 @@ class Model {
     const uint64_t number = some_number();
     const auto length = static_cast<uint32_t>(1 + mixed(number) % (kMaxGranules * kGranule));
     Reservation reservation;
-    const Stamp stamp = fixture_.store.next_stamp();
+    const Stamp stamp = fixture_.stamps.next();
     const Status reserved = fixture_.store.reserve(key_of(number), length, stamp, 0, &reservation);
     find_evicted();
     if (reserved != Status::kOk) {
@@ -114,7 +114,7 @@ class Model {
     const uint64_t first = some_number();
     std::vector<Lease> leases(count);
     std::vector<Status> statuses(count);
-    fixture_.store.acquire(keys_from(first, count), fixture_.store.next_stamp(), 0, leases, statuses);
+    fixture_.store.acquire(keys_from(first, count), fixture_.stamps.next(), 0, leases, statuses);
     for (size_t index = 0; index < count; ++index) {
       const uint64_t number = first + index;
       CHECK(statuses[index] == (live(number) ? Status::kOk : Status::kMiss));
@@ -220,7 +220,7 @@ TEST(block_store_model, the_budget_holds_under_any_load) {
   for (uint64_t step = 0; step < 20'000; ++step) {
     Reservation reservation;
     const auto length = static_cast<uint32_t>(1 + random() % (random() % 4 == 0 ? 64 * kGranule : kGranule));
-    if (fixture.store.reserve(key_of(step), length, fixture.store.next_stamp(), 0, &reservation) == Status::kOk) {
+    if (fixture.store.reserve(key_of(step), length, fixture.stamps.next(), 0, &reservation) == Status::kOk) {
       pending.push_back(reservation);
     }
     const StoreStats stats = fixture.store.stats();

@@ -59,7 +59,7 @@ class Worker {
     std::array<Lease, kChainBlocks> leases;
     std::array<Status, kChainBlocks> statuses;
     const std::vector<Key> keys = keys_from(first, kChainBlocks);
-    const Stamp stamp = store_.next_stamp();
+    const Stamp stamp = shared_.fixture.stamps.next();
     const uint32_t matched = store_.match(keys, stamp, 0);
     store_.acquire(std::span(keys).first(matched), stamp, 0, std::span(leases).first(matched),
                    std::span(statuses).first(matched));
@@ -95,7 +95,7 @@ class Worker {
 
   void put_chain() {
     const uint64_t first = some_chain();
-    const Stamp stamp = store_.next_stamp();
+    const Stamp stamp = shared_.fixture.stamps.next();
     for (uint32_t depth = 0; depth < kChainBlocks; ++depth) {
       const uint64_t number = first + depth;
       const size_t words = words_of(number);
@@ -120,7 +120,7 @@ class Worker {
     std::array<Status, 8> statuses;
     if (verb == 16) store_.erase(keys, statuses);
     if (verb == 17) store_.evict(random_() % (32 * kGranule));
-    if (verb == 18) store_.touch(keys, store_.next_stamp(), 8, random_() % 2 == 0 ? 10 : 0, statuses);
+    if (verb == 18) store_.touch(keys, shared_.fixture.stamps.next(), 8, random_() % 2 == 0 ? 10 : 0, statuses);
     if (verb == 19) {
       shared_.fixture.clock.advance_ms(1);
       store_.sweep_expired(200);

@@ -190,7 +190,7 @@ TEST(eviction, agrees_with_an_ordered_set) {
 
 TEST(eviction, the_store_eats_chains_from_their_end) {
   StoreFixture fixture;
-  const Stamp stamp = fixture.store.next_stamp();
+  const Stamp stamp = fixture.stamps.next();
   for (uint32_t depth = 0; depth < 32; ++depth) fixture.put_at(depth, stamp, depth);
   fixture.put_chain(1000, 16);
   for (uint32_t depth = 32; depth < 64; ++depth) fixture.put_at(depth, stamp, depth);  // the same request goes on
@@ -215,12 +215,12 @@ TEST(eviction, whatever_reads_a_chain_keeps_it) {
   CHECK(survives([](StoreFixture& fixture) { fixture.put_chain(0, 8); }));  // kExists counts as a use
   CHECK(survives([](StoreFixture& fixture) {
     std::vector<Status> statuses(8);
-    fixture.store.touch(keys_from(0, 8), fixture.store.next_stamp(), 0, BlockStore::kKeepExpiry, statuses);
+    fixture.store.touch(keys_from(0, 8), fixture.stamps.next(), 0, BlockStore::kKeepExpiry, statuses);
   }));
   CHECK(survives([](StoreFixture& fixture) {
     std::vector<Status> statuses(8);
     std::vector<Lease> leases(8);
-    fixture.store.acquire(keys_from(0, 8), fixture.store.next_stamp(), 0, leases, statuses);
+    fixture.store.acquire(keys_from(0, 8), fixture.stamps.next(), 0, leases, statuses);
     for (const Lease& lease : leases) fixture.store.release(lease);
   }));
   CHECK(!survives([](StoreFixture& fixture) {
@@ -244,16 +244,16 @@ TEST(eviction, a_chain_longer_than_a_batch_keeps_its_depths) {
     return true;
   };
   CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
-    CHECK_EQ(fixture.store.match(keys, fixture.store.next_stamp(), 0), keys.size());
+    CHECK_EQ(fixture.store.match(keys, fixture.stamps.next(), 0), keys.size());
   }));
   CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
     std::vector<Status> statuses(keys.size());
-    fixture.store.touch(keys, fixture.store.next_stamp(), 0, BlockStore::kKeepExpiry, statuses);
+    fixture.store.touch(keys, fixture.stamps.next(), 0, BlockStore::kKeepExpiry, statuses);
   }));
   CHECK(evicts_from_the_end([](StoreFixture& fixture, const std::vector<Key>& keys) {
     std::vector<Status> statuses(keys.size());
     std::vector<Lease> leases(keys.size());
-    fixture.store.acquire(keys, fixture.store.next_stamp(), 0, leases, statuses);
+    fixture.store.acquire(keys, fixture.stamps.next(), 0, leases, statuses);
     for (const Lease& lease : leases) fixture.store.release(lease);
   }));
 }

@@ -23,6 +23,7 @@ class Cluster {
     options.runtime_dir = directory_;
     options.rdma_transports = "tcp,self";
     node_ = std::make_unique<Node>(options);
+    node_->start();
     token_.fill(std::byte{7});
     CHECK(node_->grant(token_, kVerbRead | kVerbWrite | kVerbDelete, 60'000));
   }
@@ -178,6 +179,50 @@ TEST(node_client_mapped, one_get_of_nearly_all_memory) {
   }
   auto received = empty_like(sent);
   client->execute(batch_of(Verb::kPut, keys, sent));
+  const auto get = batch_of(Verb::kGet, keys, received);
+  client->execute(get);
+  CHECK(all_are(*get, Status::kOk));
+  CHECK(received == sent);
+}
+
+// Without a disk, what a put has no room for is refused: it must not push out the beginning of its own chain.
+void put_of_twice_the_memory(const std::string& lane) {
+  const Cluster cluster;
+  const auto client = cluster.client(lane);
+  std::vector<Key> keys;
+  std::vector<std::vector<std::byte>> sent;
+  for (uint64_t i = 0; i < 32; ++i) {
+    keys.push_back(key_of(900 + i));
+    sent.push_back(bytes_of(900 + i, 4 << 20));
+  }
+  const auto put = batch_of(Verb::kPut, keys, sent);
+  client->execute(put);
+  std::vector<Status> expected(16, Status::kOk);
+  expected.resize(32, Status::kBusy);
+  CHECK(put->statuses == expected);
+  std::vector<std::vector<std::byte>> none;
+  const auto match = batch_of(Verb::kMatch, keys, none);
+  client->execute(match);
+  CHECK_EQ(match->matched, 16u);
+}
+
+TEST(node_client_mapped, put_of_twice_the_memory) { put_of_twice_the_memory("mapped"); }
+TEST(node_client_ucx, put_of_twice_the_memory) { put_of_twice_the_memory("tcp"); }
+
+// Was a batch whose first 1,024 keys were misses: the other part had taken all the room that a client gets.
+TEST(node_client_mapped, one_get_of_several_parts_and_nearly_all_memory) {
+  const Cluster cluster;
+  const auto client = cluster.client("mapped");
+  std::vector<Key> keys;
+  std::vector<std::vector<std::byte>> sent;
+  for (uint64_t i = 0; i < 2 * kKeysMax; ++i) {
+    keys.push_back(key_of(2'000 + i));
+    sent.push_back(bytes_of(2'000 + i, 32 << 10));
+  }
+  auto received = empty_like(sent);
+  const auto put = batch_of(Verb::kPut, keys, sent);
+  client->execute(put);
+  CHECK(all_are(*put, Status::kOk));
   const auto get = batch_of(Verb::kGet, keys, received);
   client->execute(get);
   CHECK(all_are(*get, Status::kOk));

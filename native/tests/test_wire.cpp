@@ -30,7 +30,7 @@ std::vector<Bytes> every_request() {
   return {
       encode_hello(token, Bytes(100)),
       encode_get(header_of(FrameKind::kGet), 40, keys, values),
-      encode_put(header_of(FrameKind::kPut), 99, keys, values),
+      encode_put(header_of(FrameKind::kPut), 99, true, keys, values),
       encode_keys(header_of(FrameKind::kMatch), keys),
       encode_keys(header_of(FrameKind::kExists), keys),
       encode_touch(header_of(FrameKind::kTouch), 5, keys),
@@ -45,9 +45,9 @@ std::vector<Bytes> every_request() {
 
 std::vector<Bytes> every_reply() {
   const std::vector<BlockEntry> entries{{0, {}, 4096, 0xDEADBEEF, 3, 8192}, {1, {}, 0, 0, 0, 0}};
-  const std::vector<Status> statuses{Status::kOk, Status::kConflict, Status::kInvalid};
+  const std::vector<Status> statuses{Status::kOk, Status::kConflict, kLastStatus};
   return {
-      encode_hello_reply({1 << 20, 2 << 20, 3 << 20}),
+      encode_hello_reply({1 << 20, 2 << 20, 3 << 20, 4 << 20}),
       encode_entries(header_of(FrameKind::kGetReply), entries),
       encode_entries(header_of(FrameKind::kPutGrant), entries),
       encode_statuses(header_of(FrameKind::kPutReply), statuses),
@@ -70,8 +70,9 @@ TEST(wire, requests_survive_a_round_trip) {
   CHECK_EQ(get->wait_ms, 40u);
   CHECK(get->keys == keys);
   CHECK((get->values == std::vector<uint32_t>{1, 2, 3}));
-  const auto put = decode_request(encode_put(header_of(FrameKind::kPut), 99, keys, std::vector<uint32_t>{4, 5, 6}));
-  CHECK(put && put->ttl_ms == 99 && put->values[2] == 6);
+  const auto put =
+      decode_request(encode_put(header_of(FrameKind::kPut), 99, true, keys, std::vector<uint32_t>{4, 5, 6}));
+  CHECK(put && put->ttl_ms == 99 && put->durable && put->values[2] == 6);
   for (const Bytes& frame : every_request()) CHECK(decode_request(frame).has_value());
 }
 
@@ -88,7 +89,7 @@ TEST(wire, replies_survive_a_round_trip) {
 TEST(wire, the_largest_batch_fits_one_frame) {
   const std::vector<Key> keys = keys_of(kKeysMax);
   const std::vector<uint32_t> values(kKeysMax, 1);
-  CHECK(decode_request(encode_put(header_of(FrameKind::kPut), 0, keys, values)).has_value());
+  CHECK(decode_request(encode_put(header_of(FrameKind::kPut), 0, false, keys, values)).has_value());
   CHECK(decode_reply(encode_entries(header_of(FrameKind::kGetReply), std::vector<BlockEntry>(kKeysMax))).has_value());
   const std::vector<Key> too_many = keys_of(kKeysMax + 1);
   CHECK(!decode_request(encode_keys(header_of(FrameKind::kMatch), too_many)).has_value());
@@ -96,11 +97,39 @@ TEST(wire, the_largest_batch_fits_one_frame) {
 
 TEST(wire, a_frame_is_bytes_of_a_known_shape) {
   // The bytes of a ping, as docs/WIRE.md shows them: a change here is a change of the wire version.
-  const uint8_t expected[32] = {0x4B, 0x56, 1, 10, 0, 0, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
+  const uint8_t expected[32] = {0x4B, 0x56, 2, 10, 0, 0, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
                                 250,  0,    0, 0,  7, 0, 0, 0, 0,    0,    0,    0,    0,    0,    0,    0};
   const Bytes frame = encode_bare(header_of(FrameKind::kPing));
   CHECK_EQ(frame.size(), sizeof(expected));
   CHECK_EQ(std::memcmp(frame.data(), expected, sizeof(expected)), 0);
+}
+
+TEST(wire, the_flags_of_a_put_are_bytes_of_a_known_place) {
+  for (const bool durable : {false, true}) {
+    const Bytes frame =
+        encode_put(header_of(FrameKind::kPut), 0x0102030405060708, durable, keys_of(1), std::vector<uint32_t>{4096});
+    const uint8_t prelude[16] = {8, 7, 6, 5, 4, 3, 2, 1, durable ? uint8_t{1} : uint8_t{0}, 0, 0, 0, 0, 0, 0, 0};
+    CHECK_EQ(frame.size(), sizeof(FrameHeader) + sizeof(prelude) + kKeyBytes + sizeof(uint32_t));
+    CHECK_EQ(std::memcmp(frame.data() + sizeof(FrameHeader), prelude, sizeof(prelude)), 0);
+    CHECK_EQ(decode_request(frame)->durable, durable);
+  }
+}
+
+// A node that ignored a wish it does not know would acknowledge more than it keeps.
+TEST(wire, unknown_flags_of_a_put_are_refused) {
+  const Bytes frame = encode_put(header_of(FrameKind::kPut), 5, true, keys_of(1), std::vector<uint32_t>{4096});
+  for (size_t bit = 1; bit < 64; ++bit) {  // flags and the reserved word behind them
+    Bytes other = frame;
+    other[sizeof(FrameHeader) + 8 + bit / 8] |= std::byte{1} << (bit % 8);
+    CHECK(!decode_request(other).has_value());
+  }
+}
+
+TEST(wire, a_status_beyond_the_last_is_refused) {
+  Bytes frame = encode_statuses(header_of(FrameKind::kPutReply), std::vector<Status>{kLastStatus});
+  CHECK(decode_reply(frame)->statuses[0] == Status::kNotDurable);
+  frame.back() = static_cast<std::byte>(static_cast<uint8_t>(kLastStatus) + 1);
+  CHECK(!decode_reply(frame).has_value());
 }
 
 TEST(wire, every_truncation_and_extension_is_refused) {

@@ -269,6 +269,8 @@ class Arguments(ContractBase):
         with self.refused(store, InvalidArgumentError):
             store.put(wrong, [bytes(SIZE), bytes(SIZE)])
         with self.refused(store, InvalidArgumentError):
+            store.pin(wrong, owner="operator", ttl_s=1)
+        with self.refused(store, InvalidArgumentError):
             store.get(wrong, [bytearray(SIZE), bytearray(SIZE)])
 
     @pytest.mark.parametrize(

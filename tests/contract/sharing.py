@@ -38,6 +38,7 @@ class Borrowing(ContractBase):
     def test_leases_end_with_the_borrow(self, store, keys):
         names = keys(3)
         assert store.put(names, blocks(names, SIZE)).all_ok
+        wait_until(lambda: counters(store)["leases"] == 0, "a disk has what it writes")
         held = []
         with store.borrow(names), store.borrow(names[:1]):
             held.append(counters(store)["leases"])

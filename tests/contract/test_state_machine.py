@@ -63,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = kvstore.connect(f"embedded://?memory={self.memory}", timeout_ms=30_000)
+        self.store = self._open()
         self.model: dict[int, Content] = {}
         self.borrowed: list[Borrowed] = []
 
@@ -164,6 +164,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert counters["put_aborted"] == counters["checksum_errors"] == counters["protocol_errors"] == 0
 
     # ---- what subclasses decide, and helpers
+
+    def _open(self) -> kvstore.Client:
+        return kvstore.connect(f"embedded://?memory={self.memory}", timeout_ms=30_000)
 
     def _forgotten(self, slot: int) -> None:
         """The store has no block there; may it have forgotten it?"""

@@ -17,7 +17,7 @@ _HELLO = 1
 _TOKEN_BYTES = 32
 
 
-def hello_frame(token: bytes, *, magic: int = 0x564B, version: int = 1, count: int = 0, more: int = 0) -> bytes:
+def hello_frame(token: bytes, *, magic: int = 0x564B, version: int = 2, count: int = 0, more: int = 0) -> bytes:
     """The first frame of a session, as docs/WIRE.md has it; `more` lies about the length of the body."""
     return struct.pack("<HBBIQIIII", magic, version, _HELLO, count, 1, 1000, 0, len(token) + more, 0) + token
 
@@ -79,7 +79,7 @@ def a_broken_hello(peer: socket.socket, source: random.Random) -> None:
         source.choice(
             [
                 hello_frame(token, magic=0x4B56),
-                hello_frame(token, version=2),
+                hello_frame(token, version=1),
                 hello_frame(token, count=1),
                 hello_frame(token, more=1),
                 hello_frame(token, more=-1),

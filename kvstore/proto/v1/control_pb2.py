@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/v1/control.proto\x12\nkvstore.v1\"I\n\x0cHelloRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0b\n\x03shm\x18\x03 \x01(\x08\"\xfa\x01\n\rHelloResponse\x12\x14\n\x0cnode_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncapability\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x61pability_ttl_ms\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\x0c\x12\x14\n\x0crdma_address\x18\x07 \x01(\x0c\x12\x11\n\tdata_port\x18\x08 \x01(\r\x12\x14\n\x0clocal_socket\x18\t \x01(\t\x12\x0f\n\x07host_id\x18\n \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x0b \x01(\x04\"\x0e\n\x0cStatsRequest\"\xb5\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvstore.v1.StatsResponse.CountersEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x14\n\x0cnode_version\x18\x03 \x01(\t\x12\x11\n\tuptime_ms\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x1d\n\x0c\x45victRequest\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"$\n\rEvictResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\x32\xc3\x01\n\x07\x43ontrol\x12<\n\x05Hello\x12\x18.kvstore.v1.HelloRequest\x1a\x19.kvstore.v1.HelloResponse\x12<\n\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\x12<\n\x05\x45vict\x12\x18.kvstore.v1.EvictRequest\x1a\x19.kvstore.v1.EvictResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvstore/v1/control.proto\x12\nkvstore.v1\"I\n\x0cHelloRequest\x12\x16\n\x0e\x63lient_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0b\n\x03shm\x18\x03 \x01(\x08\"\xfa\x01\n\rHelloResponse\x12\x14\n\x0cnode_version\x18\x01 \x01(\t\x12\x14\n\x0cwire_version\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x12\n\ncapability\x18\x04 \x01(\x0c\x12\x19\n\x11\x63\x61pability_ttl_ms\x18\x05 \x01(\r\x12\x14\n\x0c\x64\x61ta_address\x18\x06 \x01(\x0c\x12\x14\n\x0crdma_address\x18\x07 \x01(\x0c\x12\x11\n\tdata_port\x18\x08 \x01(\r\x12\x14\n\x0clocal_socket\x18\t \x01(\t\x12\x0f\n\x07host_id\x18\n \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x0b \x01(\x04\"\x0e\n\x0cStatsRequest\"\xb5\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvstore.v1.StatsResponse.CountersEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x14\n\x0cnode_version\x18\x03 \x01(\t\x12\x11\n\tuptime_ms\x18\x04 \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x1d\n\x0c\x45victRequest\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"$\n\rEvictResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\"\x0e\n\x0c\x46lushRequest\"1\n\rFlushResponse\x12\x0f\n\x07\x64urable\x18\x01 \x01(\x08\x12\x0f\n\x07node_id\x18\x02 \x01(\t\"9\n\nPinRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x04\"\x1f\n\x0bPinResponse\x12\x10\n\x08statuses\x18\x01 \x01(\x0c\x32\xb9\x02\n\x07\x43ontrol\x12<\n\x05Hello\x12\x18.kvstore.v1.HelloRequest\x1a\x19.kvstore.v1.HelloResponse\x12<\n\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\x12<\n\x05\x45vict\x12\x18.kvstore.v1.EvictRequest\x1a\x19.kvstore.v1.EvictResponse\x12<\n\x05\x46lush\x12\x18.kvstore.v1.FlushRequest\x1a\x19.kvstore.v1.FlushResponse\x12\x36\n\x03Pin\x12\x16.kvstore.v1.PinRequest\x1a\x17.kvstore.v1.PinResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVICTREQUEST']._serialized_end=597
   _globals['_EVICTRESPONSE']._serialized_start=599
   _globals['_EVICTRESPONSE']._serialized_end=635
-  _globals['_CONTROL']._serialized_start=638
-  _globals['_CONTROL']._serialized_end=833
+  _globals['_FLUSHREQUEST']._serialized_start=637
+  _globals['_FLUSHREQUEST']._serialized_end=651
+  _globals['_FLUSHRESPONSE']._serialized_start=653
+  _globals['_FLUSHRESPONSE']._serialized_end=702
+  _globals['_PINREQUEST']._serialized_start=704
+  _globals['_PINREQUEST']._serialized_end=761
+  _globals['_PINRESPONSE']._serialized_start=763
+  _globals['_PINRESPONSE']._serialized_end=794
+  _globals['_CONTROL']._serialized_start=797
+  _globals['_CONTROL']._serialized_end=1110
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,16 @@ class ControlStub(object):
                 request_serializer=kvstore_dot_v1_dot_control__pb2.EvictRequest.SerializeToString,
                 response_deserializer=kvstore_dot_v1_dot_control__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.Flush = channel.unary_unary(
+                '/kvstore.v1.Control/Flush',
+                request_serializer=kvstore_dot_v1_dot_control__pb2.FlushRequest.SerializeToString,
+                response_deserializer=kvstore_dot_v1_dot_control__pb2.FlushResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/kvstore.v1.Control/Pin',
+                request_serializer=kvstore_dot_v1_dot_control__pb2.PinRequest.SerializeToString,
+                response_deserializer=kvstore_dot_v1_dot_control__pb2.PinResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer(object):
@@ -76,6 +86,20 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Flush(self, request, context):
+        """Waits until every block acknowledged so far is durable, for nearly as long as the call's deadline allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps blocks from eviction for a time, or ends that. INVALID_ARGUMENT for anything but what PinRequest says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +117,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=kvstore_dot_v1_dot_control__pb2.EvictRequest.FromString,
                     response_serializer=kvstore_dot_v1_dot_control__pb2.EvictResponse.SerializeToString,
+            ),
+            'Flush': grpc.unary_unary_rpc_method_handler(
+                    servicer.Flush,
+                    request_deserializer=kvstore_dot_v1_dot_control__pb2.FlushRequest.FromString,
+                    response_serializer=kvstore_dot_v1_dot_control__pb2.FlushResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=kvstore_dot_v1_dot_control__pb2.PinRequest.FromString,
+                    response_serializer=kvstore_dot_v1_dot_control__pb2.PinResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +210,60 @@ class Control(object):
             '/kvstore.v1.Control/Evict',
             kvstore_dot_v1_dot_control__pb2.EvictRequest.SerializeToString,
             kvstore_dot_v1_dot_control__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Flush(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.v1.Control/Flush',
+            kvstore_dot_v1_dot_control__pb2.FlushRequest.SerializeToString,
+            kvstore_dot_v1_dot_control__pb2.FlushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvstore.v1.Control/Pin',
+            kvstore_dot_v1_dot_control__pb2.PinRequest.SerializeToString,
+            kvstore_dot_v1_dot_control__pb2.PinResponse.FromString,
             options,
             channel_credentials,
             insecure,

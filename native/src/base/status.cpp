@@ -7,9 +7,9 @@ namespace kvstore {
 
 namespace {
 
-constexpr std::array kNames = {"OK",         "MISS",    "BUSY",    "EXISTS",      "CONFLICT", "TOO_LARGE",
-                               "WRONG_SIZE", "CORRUPT", "TIMEOUT", "UNAVAILABLE", "DENIED",   "INVALID"};
-static_assert(kNames.size() == static_cast<size_t>(Status::kInvalid) + 1);
+constexpr std::array kNames = {"OK",      "MISS",    "BUSY",        "EXISTS", "CONFLICT", "TOO_LARGE",  "WRONG_SIZE",
+                               "CORRUPT", "TIMEOUT", "UNAVAILABLE", "DENIED", "INVALID",  "NOT_DURABLE"};
+static_assert(kNames.size() == static_cast<size_t>(kLastStatus) + 1);
 
 }  // namespace
 

@@ -10,7 +10,7 @@ namespace kvstore {
 enum class Status : uint8_t {
   kOk = 0,           // done: the bytes are in the buffer, or the block is visible
   kMiss = 1,         // no visible block under this key
-  kBusy = 2,         // no space right now: everything that could be evicted is in use; try again later
+  kBusy = 2,         // no room right now: everything that could be evicted is in use, or the disk lags; try again later
   kExists = 3,       // put: the block was there already with the same checksum
   kConflict = 4,     // put: the block was there already with another checksum; the first writer's bytes stay
   kTooLarge = 5,     // put: the block can never fit in this node
@@ -20,7 +20,9 @@ enum class Status : uint8_t {
   kUnavailable = 9,  // no node to talk to
   kDenied = 10,      // the capability does not allow this verb
   kInvalid = 11,     // the peer refused the request as malformed
+  kNotDurable = 12,  // put: the block is in memory, but no disk keeps it: there is none, or it is full or failing
 };
+inline constexpr Status kLastStatus = Status::kNotDurable;  // greater values are no statuses
 
 const char* status_name(Status status);
 

@@ -37,14 +37,22 @@ class BorrowedBlocks {
   virtual void release() {}
 };
 
+// Neighbouring keys of a batch.
+struct KeyRange {
+  uint32_t first = 0;
+  uint32_t count = 0;
+};
+
 struct Batch {
   Verb verb{};
   std::vector<Key> keys;
   std::vector<Piece> pieces;
   std::vector<BlockPieces> blocks;  // get and put: one for each key
+  uint32_t number = 0;              // names the batch to the node, once it was started
   uint32_t first_depth = 0;
   uint32_t wait_ms = 0;
   uint64_t ttl_ms = 0;
+  bool durable = false;  // put: done only when every block would survive the death of the node
   uint32_t timeout_ms = 0;
   uint64_t deadline_ns = 0;
 
@@ -57,8 +65,9 @@ struct Batch {
   std::vector<std::span<const std::byte>> views;          // borrow: one for each key, empty where not kOk
   std::vector<std::shared_ptr<BorrowedBlocks>> borrowed;  // borrow: one for each kKeysMax keys, null if none is kOk
 
-  uint32_t transfers_open = 0;  // parts of the batch still under way
-  uint64_t ticket = 0;          // 0: somebody waits for it; otherwise it goes to the completion queue
+  uint32_t transfers_open = 0;    // parts of the batch still under way
+  std::vector<KeyRange> stalled;  // parts without room, which wait for another one to give its own back
+  uint64_t ticket = 0;            // 0: somebody waits for it; otherwise it goes to the completion queue
   std::atomic<bool> done{false};
 };
 

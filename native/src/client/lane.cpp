@@ -9,6 +9,20 @@ constexpr uint64_t kIdlePingNs = 2'000'000'000;  // how often an idle session is
 constexpr uint64_t kPingNs = 250'000'000;        // silence after which a node that owes an answer is asked
 constexpr uint64_t kSilenceNs = 2'000'000'000;   // silence after which it is lost
 
+// The node found room for the block, whatever became of it then.
+bool had_room(Status status) {
+  switch (status) {
+    case Status::kOk:
+    case Status::kExists:
+    case Status::kConflict:
+    case Status::kCorrupt:
+    case Status::kNotDurable:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 Lane::Lane(const LaneEnvironment& environment, uint32_t chunk_bytes)
@@ -17,11 +31,8 @@ Lane::Lane(const LaneEnvironment& environment, uint32_t chunk_bytes)
 void Lane::start(const std::shared_ptr<Batch>& batch) {
   const auto keys = static_cast<uint32_t>(batch->keys.size());
   if (keys == 0) return environment_.on_done(batch);
-  // The end of the chain goes first: the node's stamps then leave the beginning the most recently used.
-  for (uint32_t part = (keys + kKeysMax - 1) / kKeysMax; part-- > 0;) {
-    const uint32_t first = part * kKeysMax;
-    launch(batch, first, std::min(kKeysMax, keys - first));
-  }
+  batch->number = std::max<uint32_t>(1, static_cast<uint32_t>(environment_.next_request_id.load()));
+  for (uint32_t first = 0; first < keys; first += kKeysMax) launch(batch, first, std::min(kKeysMax, keys - first));
   next_deadline_ns_ = std::min(next_deadline_ns_, batch->deadline_ns);
   if (expecting_since_ns_ == 0) expecting_since_ns_ = environment_.clock.now_ns();
 }
@@ -30,7 +41,7 @@ void Lane::launch(const std::shared_ptr<Batch>& batch, uint32_t first, uint32_t 
   const auto transfer = std::make_shared<Transfer>(batch, environment_.next_request_id++, first, count);
   ++batch->transfers_open;
   pending_.emplace(transfer->id, transfer);
-  send_frame(transfer->request_frame());
+  send_frame(transfer->request_frame(environment_.clock.now_ns()));
 }
 
 bool Lane::progress() {
@@ -101,6 +112,33 @@ Lane::TransferPtr Lane::find(uint64_t request_id) const {
   return found == pending_.end() ? nullptr : found->second;
 }
 
+void Lane::complete(const TransferPtr& transfer) {
+  ask_again(*transfer);
+  finish(transfer);
+}
+
+// A node takes on no more blocks at once than it has room for, and answers BUSY from the first one without it: the rest
+// takes another turn. Turns go on for as long as they get on: each gives its room back before the next, and a put that
+// gets none waits in the node, so nobody polls. A part of the batch that got nothing may have lost the room to another
+// part, and goes on when that one is through.
+//
+// A borrow keeps its room, so it has one turn only. So has a put where memory is all there is: its next turn would push
+// out the beginning of its own chain.
+void Lane::ask_again(Transfer& transfer) {
+  Batch& batch = *transfer.batch;
+  const bool in_turns = batch.verb == Verb::kGet || (batch.verb == Verb::kPut && puts_in_turns_);
+  if (!in_turns || lost_ || environment_.clock.now_ns() >= batch.deadline_ns) return;
+  uint32_t busy = 0;
+  bool progress = false;
+  while (busy < transfer.key_count && transfer.entry_status(busy) != Status::kBusy) {
+    progress |= had_room(transfer.status(busy++));
+  }
+  const KeyRange rest{transfer.first_key + busy, transfer.key_count - busy};
+  if (rest.count > 0 && (progress || batch.transfers_open > 1)) batch.stalled.push_back(rest);
+  if (!progress) return;
+  for (const KeyRange& range : std::exchange(batch.stalled, {})) launch(transfer.batch, range.first, range.count);
+}
+
 void Lane::finish(const TransferPtr& transfer) {
   if (pending_.erase(transfer->id) == 0) return;
   Batch& batch = *transfer->batch;
@@ -142,7 +180,7 @@ void Lane::on_grant(const TransferPtr& transfer, const Reply& reply) {
     return;
   }
   transfer->entries = reply.entries;
-  for (uint32_t i = 0; i < transfer->key_count; ++i) transfer->status(i) = static_cast<Status>(reply.entries[i].status);
+  for (uint32_t i = 0; i < transfer->key_count; ++i) transfer->status(i) = transfer->entry_status(i);
   sending_.push_back(transfer);
 }
 
@@ -164,7 +202,7 @@ bool Lane::pump_put(const TransferPtr& transfer) {
   bool worked = false;
   while (transfer->next_block < transfer->key_count) {
     const uint32_t index = transfer->next_block;
-    const auto granted = static_cast<Status>(transfer->entries[index].status);
+    const Status granted = transfer->entry_status(index);
     if (granted != Status::kOk) {
       if (granted == Status::kExists) compare_existing(*transfer, index);
       ++transfer->next_block;
@@ -203,26 +241,39 @@ void Lane::compare_existing(Transfer& transfer, uint32_t index) {
 }
 
 void Lane::on_put_reply(const TransferPtr& transfer, const Reply& reply) {
-  for (uint32_t i = 0; i < transfer->key_count; ++i) {
-    if (static_cast<Status>(transfer->entries[i].status) == Status::kOk) transfer->status(i) = reply.statuses[i];
-  }
-  transfer->replied = true;
+  transfer->last_word = reply.statuses;
   maybe_finish_put(transfer);
 }
 
+// The node answers a second time for what it granted; if the put is durable, also for what it found.
 void Lane::maybe_finish_put(const TransferPtr& transfer) {
   if (transfer->next_block < transfer->key_count) return;
-  const bool granted = std::ranges::any_of(
-      transfer->entries, [](const BlockEntry& entry) { return static_cast<Status>(entry.status) == Status::kOk; });
-  if (granted && !transfer->replied) return;
+  bool owed = false;
+  for (uint32_t i = 0; i < transfer->key_count; ++i) {
+    const Status entry = transfer->entry_status(i);
+    owed |= entry == Status::kOk || (entry == Status::kExists && transfer->batch->durable);
+  }
+  if (owed && transfer->last_word.empty()) return;
+  if (owed) settle_put(*transfer);
   ClientCounters& counters = environment_.counters;
   for (uint32_t i = 0; i < transfer->key_count; ++i) {
     if (transfer->status(i) == Status::kConflict) ++counters.conflicts;
-    if (transfer->status(i) != Status::kOk) continue;
+    const bool accepted = transfer->status(i) == Status::kOk || transfer->status(i) == Status::kNotDurable;
+    if (!accepted || transfer->entry_status(i) != Status::kOk) continue;
     ++counters.blocks_written;
     counters.bytes_written += transfer->block(i).bytes;
   }
-  finish(transfer);
+  complete(transfer);
+}
+
+void Lane::settle_put(Transfer& transfer) {
+  for (uint32_t i = 0; i < transfer.key_count; ++i) {
+    const Status word = transfer.last_word[i];
+    const bool found_same = transfer.entry_status(i) == Status::kExists && transfer.status(i) == Status::kExists;
+    // That the bytes are the same is for the client to see; that they are durable, for the node.
+    const bool kept = word == Status::kOk || word == Status::kExists || !transfer.batch->durable;
+    if (transfer.entry_status(i) == Status::kOk || (found_same && !kept)) transfer.status(i) = word;
+  }
 }
 
 // ---- time

@@ -111,11 +111,15 @@ class Lane {
   virtual void abandon(Transfer& transfer) {}
 
   void on_frame(ByteView frame);
+  // What the node says of itself when the session begins.
+  void welcomed(const HelloReply& hello) { puts_in_turns_ = hello.disk_bytes > 0; }
   // The node said something, be it only a piece of a block.
   void heard();
   // Asks for `count` keys of the batch, from `first` on.
   void launch(const std::shared_ptr<Batch>& batch, uint32_t first, uint32_t count);
   [[nodiscard]] TransferPtr find(uint64_t request_id) const;
+  // The node has answered all that it will: what it had no room for is asked for again, the rest is done.
+  void complete(const TransferPtr& transfer);
   void finish(const TransferPtr& transfer);
   void settle_block(Transfer& transfer, uint32_t index, bool intact);
   void report(Report reason, const Key& key, uint32_t crc);
@@ -136,10 +140,13 @@ class Lane {
   bool pump_put(const TransferPtr& transfer);
   void compare_existing(Transfer& transfer, uint32_t index);
   void maybe_finish_put(const TransferPtr& transfer);
+  static void settle_put(Transfer& transfer);
+  void ask_again(Transfer& transfer);
   void expire(uint64_t now_ns);
   void end_early(const TransferPtr& transfer, Status status);
 
   const uint32_t chunk_bytes_;
+  bool puts_in_turns_ = false;
   std::unordered_map<uint64_t, TransferPtr> pending_;
   std::deque<TransferPtr> sending_;  // puts with bytes to hand over
   uint64_t next_deadline_ns_ = UINT64_MAX;

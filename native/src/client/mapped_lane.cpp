@@ -66,6 +66,7 @@ void MappedLane::greet(std::span<const std::byte, kTokenBytes> token, uint64_t d
     throw std::runtime_error("the node's Unix socket speaks another protocol");
   }
   open_mappings(*reply, fds);
+  welcomed(reply->hello);
 }
 
 void MappedLane::open_mappings(const Reply& reply, int fds[2]) {
@@ -155,9 +156,9 @@ void MappedLane::on_get_reply(const TransferPtr& transfer) {
   bool any = false;
   for (uint32_t i = 0; i < transfer->key_count; ++i) {
     const BlockEntry& entry = transfer->entries[i];
-    const bool present = static_cast<Status>(entry.status) == Status::kOk;
+    const bool present = transfer->entry_status(i) == Status::kOk;
     any |= present;
-    transfer->status(i) = present ? Status::kMiss : static_cast<Status>(entry.status);
+    transfer->status(i) = present ? Status::kMiss : transfer->entry_status(i);
     if (!present) continue;
     const bool inside = entry.offset <= arena_->bytes() && entry.length <= arena_->bytes() - entry.offset;
     const bool fits = transfer->batch->verb == Verb::kBorrow || entry.length == transfer->block(i).bytes;
@@ -166,7 +167,7 @@ void MappedLane::on_get_reply(const TransferPtr& transfer) {
       return;
     }
   }
-  if (!any) return finish(transfer);
+  if (!any) return complete(transfer);
   transfer->next_block = 0;
   reading_.push_back(transfer);
 }
@@ -180,7 +181,7 @@ bool MappedLane::read_next_block() {
   }
   while (transfer->next_block < transfer->key_count) {
     const uint32_t index = transfer->next_block++;
-    if (static_cast<Status>(transfer->entries[index].status) != Status::kOk) continue;
+    if (transfer->entry_status(index) != Status::kOk) continue;
     read_block(*transfer, index);
     break;
   }
@@ -213,20 +214,8 @@ void MappedLane::end_get(const TransferPtr& transfer) {
         std::make_shared<LeasedBlocks>(arena_, socket_, environment_.releases, transfer->id);
   } else {
     send_bare(FrameKind::kRelease, transfer->id);
-    ask_again(*transfer);
   }
-  finish(transfer);
-}
-
-// The node lends a client no more than half of its memory at once; a larger get takes what is left in another turn.
-void MappedLane::ask_again(const Transfer& transfer) {
-  const bool any_read = std::ranges::any_of(
-      transfer.entries, [](const BlockEntry& entry) { return static_cast<Status>(entry.status) == Status::kOk; });
-  if (!any_read) return;
-  for (uint32_t i = 1; i < transfer.key_count; ++i) {
-    if (static_cast<Status>(transfer.entries[i].status) != Status::kBusy) continue;
-    return launch(transfer.batch, transfer.first_key + i, transfer.key_count - i);
-  }
+  complete(transfer);
 }
 
 void MappedLane::on_late_get_reply(const Reply& reply) { send_bare(FrameKind::kRelease, reply.header.request_id); }

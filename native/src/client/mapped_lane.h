@@ -30,7 +30,6 @@ class MappedLane final : public Lane {
   bool read_next_block();
   void read_block(Transfer& transfer, uint32_t index);
   void end_get(const TransferPtr& transfer);
-  void ask_again(const Transfer& transfer);
   bool flush_outbox();
   void ring_node();
   [[nodiscard]] bool staging_free() const;

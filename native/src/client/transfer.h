@@ -26,10 +26,11 @@ class Transfer {
   [[nodiscard]] std::span<const Key> keys() const { return {batch->keys.data() + first_key, key_count}; }
   [[nodiscard]] const BlockPieces& block(uint32_t index) const { return batch->blocks[first_key + index]; }
   [[nodiscard]] Status& status(uint32_t index) { return batch->statuses[first_key + index]; }
+  [[nodiscard]] Status entry_status(uint32_t index) const { return static_cast<Status>(entries[index].status); }
   [[nodiscard]] bool wants_bytes() const { return batch->verb == Verb::kGet || batch->verb == Verb::kBorrow; }
 
-  // The request frame for this part of the batch.
-  [[nodiscard]] Bytes request_frame() const;
+  // The request frame for this part of the batch, if it is sent at this moment.
+  [[nodiscard]] Bytes request_frame(uint64_t now_ns) const;
 
   // Calls visit(piece bytes, in order) over [offset, offset + bytes) of a block.
   template <class Visit>
@@ -56,7 +57,7 @@ class Transfer {
   std::vector<BlockProgress> progress;
   std::vector<BlockEntry> entries;    // the node's grant (put) or reply (get), once it came
   uint32_t next_block = 0;            // put: the one being sent
-  bool replied = false;               // put: the node's last word came
+  std::vector<Status> last_word;      // put: of the node, once it came
   uint32_t placements_in_flight = 0;  // get over RDMA: receives that still write to the caller's memory
 };
 

@@ -65,6 +65,7 @@ void UcxLane::on_frame(UcxEndpoint&, ByteView frame) {
   const std::optional<Reply> reply = decode_reply(frame);
   greeted_ = reply && reply->header.kind == FrameKind::kHelloReply;
   lost_ = !greeted_;
+  if (greeted_) welcomed(reply->hello);
 }
 
 // ---- puts
@@ -178,12 +179,12 @@ void UcxLane::maybe_finish_get(const TransferPtr& transfer) {
   if (transfer->placements_in_flight > 0) return;
   for (uint32_t i = 0; i < transfer->key_count; ++i) {
     const BlockEntry& entry = transfer->entries[i];
-    if (static_cast<Status>(entry.status) == Status::kOk && transfer->progress[i].bytes < entry.length) return;
+    if (transfer->entry_status(i) == Status::kOk && transfer->progress[i].bytes < entry.length) return;
   }
   Batch& batch = *transfer->batch;
   for (uint32_t i = 0; i < transfer->key_count; ++i) {
     const BlockEntry& entry = transfer->entries[i];
-    transfer->status(i) = static_cast<Status>(entry.status);
+    transfer->status(i) = transfer->entry_status(i);
     if (transfer->status(i) == Status::kOk) {
       const BlockProgress& progress = transfer->progress[i];
       settle_block(*transfer, i, progress.bytes == entry.length && progress.crc == entry.crc);
@@ -194,7 +195,7 @@ void UcxLane::maybe_finish_get(const TransferPtr& transfer) {
     batch.borrowed[transfer->first_key / kKeysMax] = std::move(room->second);
     receiving_.erase(room);
   }
-  finish(transfer);
+  complete(transfer);
 }
 
 // ---- rendezvous: UCX writes to the final buffer itself

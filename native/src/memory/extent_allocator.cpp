@@ -25,6 +25,7 @@ ExtentAllocator::ExtentAllocator(uint64_t capacity_bytes) : capacity_granules_(c
   if (capacity_granules_ == 0) return;
   const uint32_t whole = acquire_node();
   node(whole) = {0, static_cast<uint32_t>(capacity_granules_), kNone, kNone, kNone, kNone};
+  last_ = whole;
   link_free(whole);
 }
 
@@ -75,6 +76,28 @@ std::optional<Extent> ExtentAllocator::allocate(uint64_t bytes) {
   return Extent{node(handle).first_granule * kGranuleBytes, handle};
 }
 
+std::optional<Extent> ExtentAllocator::allocate_at(uint64_t offset, uint64_t bytes) {
+  KVSTORE_ASSERT(bytes > 0 && offset % kGranuleBytes == 0);
+  const uint64_t first = offset / kGranuleBytes;
+  const uint64_t granules = granules_for(bytes);
+  if (first >= capacity_granules_ || granules > capacity_granules_ - first) return std::nullopt;
+  if (!is_free(last_) || node(last_).first_granule > first) return std::nullopt;
+  if (node(last_).first_granule < first) {  // what lies before stays free
+    const uint32_t gap = last_;
+    const uint32_t rest = acquire_node();
+    unlink_free(gap);
+    split(gap, static_cast<uint32_t>(first - node(gap).first_granule), rest);
+    link_free(gap);
+  }
+  const uint32_t handle = last_;
+  const uint32_t rest = node(handle).granules > granules ? acquire_node() : kNone;
+  unlink_free(handle);
+  if (rest != kNone) split(handle, static_cast<uint32_t>(granules), rest);
+  node(handle).previous_free = kInUse;
+  used_granules_ += granules;
+  return Extent{offset, handle};
+}
+
 void ExtentAllocator::free(uint32_t handle) {
   KVSTORE_ASSERT(handle < node_count_);
   KVSTORE_ASSERT(node(handle).granules > 0 && !is_free(handle));
@@ -97,7 +120,7 @@ void ExtentAllocator::free(uint32_t handle) {
 void ExtentAllocator::split(uint32_t handle, uint32_t granules, uint32_t rest) {
   Node& front = node(handle);
   node(rest) = {front.first_granule + granules, front.granules - granules, handle, front.next, kNone, kNone};
-  if (front.next != kNone) node(front.next).previous = rest;
+  (front.next != kNone ? node(front.next).previous : last_) = rest;
   front.next = rest;
   front.granules = granules;
   link_free(rest);
@@ -109,7 +132,7 @@ void ExtentAllocator::merge_with_next(uint32_t handle) {
   const uint32_t absorbed = front.next;
   front.granules += node(absorbed).granules;
   front.next = node(absorbed).next;
-  if (front.next != kNone) node(front.next).previous = handle;
+  (front.next != kNone ? node(front.next).previous : last_) = handle;
   release_node(absorbed);
 }
 
@@ -190,7 +213,7 @@ bool ExtentAllocator::space_consistent() const {
   for (uint32_t handle = unused_head_; handle != kNone; handle = node(handle).next_free) {
     if (++nodes > node_count_ || node(handle).granules != 0) return false;
   }
-  return position == capacity_granules_ && used == used_granules_ && nodes == node_count_;
+  return previous == last_ && position == capacity_granules_ && used == used_granules_ && nodes == node_count_;
 }
 
 // Every free extent is in the list of its class, and the bitmaps say which lists are not empty.

@@ -33,6 +33,9 @@ class ExtentAllocator {
 
   // nullopt when no free extent is large enough. `bytes` must be > 0.
   [[nodiscard]] std::optional<Extent> allocate(uint64_t bytes);
+  // The extent that starts at `offset` (a multiple of the granule), for rebuilding a space from a list in ascending
+  // order of offsets: nullopt unless everything from `offset` on is free and large enough.
+  [[nodiscard]] std::optional<Extent> allocate_at(uint64_t offset, uint64_t bytes);
   // Aborts on a handle that is not in use: the caller has lost track of its space.
   void free(uint32_t handle);
 
@@ -92,6 +95,7 @@ class ExtentAllocator {
   uint64_t capacity_granules_;
   uint64_t used_granules_ = 0;
   std::vector<std::unique_ptr<Node[]>> blocks_;
+  uint32_t last_ = kNone;                          // the extent with the highest offset
   uint32_t node_count_ = 0;                        // nodes ever taken; those beyond were never used
   uint32_t unused_head_ = kNone;                   // nodes given back
   uint32_t power_bitmap_ = 0;                      // powers with a free extent

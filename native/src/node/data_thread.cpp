@@ -146,6 +146,15 @@ void DataThread::post(const Waiter& waiter) {
   eventfd_write(wake_fd_, 1);
 }
 
+void DataThread::post(const FetchedBlock& fetched) {
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    fetched_.push_back(fetched);
+    has_mail_.store(true);
+  }
+  eventfd_write(wake_fd_, 1);
+}
+
 void DataThread::run() {
   const uint64_t spin_ns = uint64_t{context_.options.spin_us} * 1'000;
   uint64_t now_ns = context_.clock.now_ns();
@@ -184,16 +193,22 @@ bool DataThread::work() {
 
 bool DataThread::take_mail() {
   std::vector<Waiter> mail;
+  std::vector<FetchedBlock> fetched;
   std::vector<ShmWorker> new_shm;
   {
     const std::scoped_lock lock(mail_mutex_);
     mail.swap(mail_);
+    fetched.swap(fetched_);
     new_shm.swap(new_shm_);
     has_mail_.store(false);
   }
   for (const Waiter& waiter : mail) {
-    if (const auto found = local_.find(waiter.session); found != local_.end()) found->second->wake(waiter.request);
-    if (const auto found = network_.find(waiter.session); found != network_.end()) found->second->wake(waiter.request);
+    if (Session* session = find_session(waiter.session); session != nullptr) session->wake(waiter.request);
+  }
+  for (const FetchedBlock& block : fetched) {
+    Session* session = find_session(block.session);
+    const bool taken = session != nullptr && session->on_fetched(block);
+    if (!taken && block.status == Status::kOk) context_.store.release(block.lease);
   }
   for (ShmWorker& shm : new_shm) {
     if (watch(shm.worker->event_fd(), kTagUcx)) {
@@ -203,7 +218,13 @@ bool DataThread::take_mail() {
       ++context_.counters.sessions_refused;
     }
   }
-  return !mail.empty() || !new_shm.empty();
+  return !mail.empty() || !fetched.empty() || !new_shm.empty();
+}
+
+Session* DataThread::find_session(uint64_t id) const {
+  if (const auto found = local_.find(id); found != local_.end()) return found->second.get();
+  const auto found = network_.find(id);
+  return found == network_.end() ? nullptr : found->second.get();
 }
 
 void DataThread::tick() {

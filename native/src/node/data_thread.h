@@ -30,8 +30,10 @@ class DataThread final : public UcxEvents {
   [[nodiscard]] Bytes rdma_address() const { return rdma_ == nullptr ? Bytes() : rdma_->address(); }
   [[nodiscard]] const std::string& socket_path() const { return local_listener_.path(); }
 
-  // From any thread: the get that `waiter` names should look again.
+  // From any thread: the request that `waiter` names should look again.
   void post(const Waiter& waiter);
+  // From any thread: a block that a session asked for has come from disk.
+  void post(const FetchedBlock& fetched);
   // From any thread: opens a shared-memory lane for one session and returns its UCX address. It goes away again if
   // nobody greets there. Throws std::runtime_error.
   [[nodiscard]] Bytes open_shm();
@@ -47,6 +49,7 @@ class DataThread final : public UcxEvents {
   bool progress_network();
   void sweep_shm();
   bool take_mail();
+  [[nodiscard]] Session* find_session(uint64_t id) const;
   void tick();
   void wait_for_events(int timeout_ms);
   void handle_event(uint64_t tag);
@@ -88,6 +91,7 @@ class DataThread final : public UcxEvents {
 
   std::mutex mail_mutex_;
   std::vector<Waiter> mail_;
+  std::vector<FetchedBlock> fetched_;
   std::vector<ShmWorker> new_shm_;
   std::atomic<bool> has_mail_{false};
   std::atomic<bool> stopping_{false};

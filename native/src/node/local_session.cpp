@@ -120,9 +120,8 @@ void LocalSession::deliver(GetResult result) {
     if (entry.status != static_cast<uint8_t>(Status::kOk)) continue;
     const uint64_t held_so_far = held_bytes_ + held.bytes;
     if (held_so_far > 0 && held_so_far + entry.length > context_.arena.bytes() / 2) {
-      context_.store.release(result.leases[i]);
-      entry.status = static_cast<uint8_t>(Status::kBusy);
-      continue;
+      cut_off(&result, i);  // the client asks for the rest in another turn
+      break;
     }
     held.bytes += entry.length;
     held.leases.push_back(result.leases[i]);

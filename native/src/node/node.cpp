@@ -34,25 +34,69 @@ NodeOptions checked(NodeOptions options) {
   return options;
 }
 
+std::vector<std::unique_ptr<Disk>> open_disks(const NodeOptions& options, std::vector<ExtentDisk*>* extents) {
+  std::vector<std::unique_ptr<Disk>> disks;
+  for (const NodeDisk& disk : options.disks) {
+    ExtentDiskOptions wanted;
+    wanted.directory = disk.directory;
+    wanted.capacity_bytes = disk.bytes;
+    wanted.disk_id = disk.id;
+    wanted.remembered_bytes = disk.remembered_bytes;
+    wanted.io = options.disk_io;
+    auto opened = std::make_unique<ExtentDisk>(std::move(wanted));
+    extents->push_back(opened.get());
+    disks.push_back(std::move(opened));
+  }
+  return disks;
+}
+
+// What this process has had written to devices, whatever the file system made of it; 0 where the kernel does not say.
+uint64_t device_bytes_written() {
+  std::ifstream io("/proc/self/io");
+  std::string name;
+  uint64_t value = 0;
+  while (io >> name >> value) {
+    if (name == "write_bytes:") return value;
+  }
+  return 0;
+}
+
 }  // namespace
 
 Node::Node(NodeOptions options)
     : options_(checked(std::move(options))),
       arena_(options_.memory_bytes, options_.huge_pages),
-      store_(arena_, {.max_block_bytes = options_.max_block_bytes}, clock_, make_lru_policy()) {
+      disks_(open_disks(options_, &extents_)),
+      store_(arena_.data(), arena_.bytes(), disks_, clock_,
+             {.max_block_bytes = options_.max_block_bytes,
+              .admission = options_.admission,
+              .pin_share_percent = options_.pin_share_percent}) {
   if (options_.prefault) arena_.prefault();
-  store_.on_publish([this](const Key& key) {
-    for (const Waiter& waiter : waiters_.of(key)) threads_[waiter.thread]->post(waiter);
-  });
-  const NodeContext context{options_, clock_, arena_, store_, capabilities_, waiters_, counters_};
+  const auto wake = [this](const Waiters& waiters, const Key& key) {
+    for (const Waiter& waiter : waiters.of(key)) threads_[waiter.thread]->post(waiter);
+  };
+  store_.on_publish([this, wake](const Key& key) { wake(waiters_, key); });
+  store_.on_durable([this, wake](const Key& key) { wake(durable_waiters_, key); });
+  mailboxes_.deliver_with([this](uint32_t thread, const FetchedBlock& block) { threads_[thread]->post(block); });
+  const NodeContext context{options_, clock_,           arena_,     store_,   capabilities_,
+                            waiters_, durable_waiters_, mailboxes_, counters_};
   for (uint32_t i = 0; i < options_.threads; ++i) threads_.push_back(std::make_unique<DataThread>(context, i));
+}
+
+void Node::start() {
+  store_.start();
   for (const auto& thread : threads_) thread->start();
 }
 
 Node::~Node() { stop(); }
 
-void Node::stop() {
+void Node::stop_serving() {
   for (const auto& thread : threads_) thread->stop();
+}
+
+void Node::stop() {
+  stop_serving();
+  store_.stop();
 }
 
 std::vector<Node::Endpoint> Node::endpoints() const {
@@ -67,41 +111,18 @@ bool Node::grant(const Token& token, uint32_t verbs, uint64_t ttl_ms) {
 }
 
 std::vector<std::pair<std::string, uint64_t>> Node::stats() const {
-  const StoreStats store = store_.stats();
-  return {
-      {"capacity_bytes", store.capacity_bytes},
-      {"used_bytes", store.used_bytes},
-      {"reserved_bytes", store.reserved_bytes},
-      {"leased_bytes", store.leased_bytes},
-      {"index_bytes", store.index_bytes},
-      {"huge_pages", arena_.huge_pages() ? 1 : 0},
-      {"blocks", store.blocks},
-      {"leases", store.leases},
-      {"hits", store.hits},
-      {"misses", store.misses},
-      {"puts", store.puts},
-      {"put_exists", store.put_exists},
-      {"put_conflicts", store.put_conflicts},
-      {"put_busy", store.put_busy},
-      {"put_too_large", store.put_too_large},
-      {"put_aborted", store.put_aborted},
-      {"evicted_blocks", store.evicted_blocks},
-      {"evicted_bytes", store.evicted_bytes},
-      {"expired_blocks", store.expired_blocks},
-      {"deleted_blocks", store.deleted_blocks},
-      {"quarantined_blocks", store.quarantined_blocks},
-      {"sessions_open", counters_.sessions_open},
-      {"sessions_opened", counters_.sessions_opened},
-      {"sessions_lost", counters_.sessions_lost},
-      {"sessions_refused", counters_.sessions_refused},
-      {"protocol_errors", counters_.protocol_errors},
-      {"checksum_errors", counters_.checksum_errors},
-      {"requests", counters_.requests},
-      {"bytes_received", counters_.bytes_received},
-      {"bytes_sent", counters_.bytes_sent},
-      {"gets_waiting", counters_.gets_waiting},
-      {"puts_expired", counters_.puts_expired},
+  std::vector<std::pair<std::string, uint64_t>> stats = store_.stats();
+  if (store_.has_disks()) stats.emplace_back("device_bytes_written", device_bytes_written());
+  const std::initializer_list<std::pair<std::string, uint64_t>> own = {
+      {"huge_pages", arena_.huge_pages() ? 1 : 0},      {"sessions_open", counters_.sessions_open},
+      {"sessions_opened", counters_.sessions_opened},   {"sessions_lost", counters_.sessions_lost},
+      {"sessions_refused", counters_.sessions_refused}, {"protocol_errors", counters_.protocol_errors},
+      {"checksum_errors", counters_.checksum_errors},   {"requests", counters_.requests},
+      {"bytes_received", counters_.bytes_received},     {"bytes_sent", counters_.bytes_sent},
+      {"gets_waiting", counters_.gets_waiting},         {"puts_expired", counters_.puts_expired},
   };
+  stats.insert(stats.end(), own.begin(), own.end());
+  return stats;
 }
 
 }  // namespace kvstore

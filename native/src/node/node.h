@@ -12,11 +12,15 @@ namespace kvstore {
 
 class Node {
  public:
-  // Takes the memory, opens the listeners and starts the threads. Throws std::runtime_error or std::system_error.
+  // Takes the memory, opens disks and listeners, and serves nobody yet: what the disks hold may be handed over through
+  // `store().disks()`. Throws std::runtime_error, std::invalid_argument or std::system_error.
   explicit Node(NodeOptions options);
   ~Node();
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
+
+  // Starts write-back and the data threads.
+  void start();
 
   struct Endpoint {
     uint16_t port;       // TCP port of the network lane; 0 without network
@@ -30,16 +34,24 @@ class Node {
   // False when too many tokens are alive.
   [[nodiscard]] bool grant(const Token& token, uint32_t verbs, uint64_t ttl_ms);
   [[nodiscard]] std::vector<std::pair<std::string, uint64_t>> stats() const;
-  uint64_t evict(uint64_t bytes) { return store_.evict(bytes); }
-  void stop();  // idempotent
+  [[nodiscard]] TieredStore& store() { return store_; }
+  // One for each of NodeOptions::disks.
+  [[nodiscard]] ExtentDisk& extents(size_t disk) { return *extents_.at(disk); }
+  // Ends every session: nothing is acknowledged any more. Write-back goes on. Idempotent.
+  void stop_serving();
+  void stop();  // that, and write-back; idempotent
 
  private:
   const NodeOptions options_;
   const Clock& clock_ = SteadyClock::instance();
   Arena arena_;
-  BlockStore store_;
+  std::vector<ExtentDisk*> extents_;
+  std::vector<std::unique_ptr<Disk>> disks_;
+  TieredStore store_;
   Capabilities capabilities_{clock_};
   Waiters waiters_;
+  Waiters durable_waiters_;
+  Mailboxes mailboxes_;
   NodeCounters counters_{};
   std::vector<std::unique_ptr<DataThread>> threads_;
 };

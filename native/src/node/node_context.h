@@ -4,14 +4,25 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
+#include "disk/extent_disk.h"
 #include "memory/arena.h"
 #include "node/capabilities.h"
+#include "node/mailboxes.h"
 #include "node/waiters.h"
-#include "store/block_store.h"
+#include "store/tiered_store.h"
 
 namespace kvstore {
+
+// A directory that holds blocks beyond DRAM, and survives the node.
+struct NodeDisk {
+  std::string directory;
+  uint64_t bytes = 0;
+  DiskId id{};
+  uint64_t remembered_bytes = 0;  // see ExtentDiskOptions
+};
 
 struct NodeOptions {
   uint64_t memory_bytes = 4ull << 30;
@@ -24,6 +35,10 @@ struct NodeOptions {
   bool huge_pages = true;       // where enough are reserved
   bool prefault = false;        // touch all memory before the first client
   bool network = true;          // false: same-host channel only (embedded mode)
+  std::vector<NodeDisk> disks;  // none: DRAM only
+  Admission admission = Admission::kEager;
+  IoKind disk_io = IoKind::kAuto;
+  uint32_t pin_share_percent = 50;
   std::string rdma_transports;  // UCX transports of a second lane with rendezvous, such as "rc,ud,self"; "": none
 };
 
@@ -36,9 +51,11 @@ struct NodeContext {
   const NodeOptions& options;
   const Clock& clock;
   Arena& arena;
-  BlockStore& store;
+  TieredStore& store;
   Capabilities& capabilities;
-  Waiters& waiters;
+  Waiters& waiters;          // gets that wait for a writer
+  Waiters& durable_waiters;  // puts that wait for a disk
+  const Mailboxes& mailboxes;
   NodeCounters& counters;
 };
 

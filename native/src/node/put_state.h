@@ -12,10 +12,12 @@
 namespace kvstore {
 
 struct PutBlock {
+  Key key{};
   Reservation reservation;
   Status status = Status::kInvalid;
   bool open = false;           // reserved, bytes still expected
   bool doomed = false;         // failed, and its space goes back when the last placement has ended
+  bool settled = false;        // durable put: it is known whether a disk has it
   uint32_t placements = 0;     // rendezvous receives into the reserved space that UCX has not ended yet
   uint64_t claimed_bytes = 0;  // received, or being received
   uint32_t received_bytes = 0;
@@ -33,6 +35,8 @@ struct PutState {
   uint32_t open_blocks = 0;
   uint32_t placements = 0;  // rendezvous receives into reserved space that UCX has not ended yet
   bool cancelled = false;
+  bool durable = false;  // answered only when the blocks are on disk
+  bool watched = false;  // told when they are
   uint64_t ttl_ms = 0;
   uint64_t deadline_ns = 0;
 };

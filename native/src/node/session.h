@@ -3,7 +3,9 @@
 // A session lives on one data thread and is never called from another.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -19,6 +21,18 @@ struct GetResult {
   uint64_t request_id = 0;
   std::vector<BlockEntry> entries;
   std::vector<Lease> leases;  // one for each entry; meaningful where its status is kOk
+
+  // With kOk the entry says where the leased block is.
+  void set_status(size_t index, Status status) {
+    BlockEntry& entry = entries[index];
+    entry.status = static_cast<uint8_t>(status);
+    if (status != Status::kOk) return;
+    const Lease& lease = leases[index];
+    entry.length = lease.length;
+    entry.crc = lease.crc;
+    entry.generation = lease.generation;
+    entry.offset = lease.offset;
+  }
 };
 
 class Session {
@@ -34,8 +48,10 @@ class Session {
   [[nodiscard]] virtual bool on_tick(uint64_t now_ns);
   // Work that needs no event from the peer; true if something was done.
   virtual bool poll() { return false; }
-  // A block that get `request_id` waits for may be there now.
+  // What request `request_id` waits for may be there now.
   void wake(uint64_t request_id);
+  // A block came from disk. False when nobody waits for it any more: the lease is the caller's.
+  [[nodiscard]] bool on_fetched(const FetchedBlock& fetched);
   // The client ended the session itself.
   [[nodiscard]] bool said_bye() const { return said_bye_; }
   // True when nothing outside refers to the session any more.
@@ -49,6 +65,9 @@ class Session {
   [[nodiscard]] virtual HelloReply welcome() = 0;
   // Answers a hello; a lane may attach what it must.
   virtual void send_welcome(const HelloReply& reply) { send(encode_hello_reply(reply)); }
+
+  // Answers kBusy for the blocks from `first` on and releases what is leased of them.
+  void cut_off(GetResult* result, size_t first) const;
 
   // A piece of a put: copied and summed in one pass. False on a protocol error.
   [[nodiscard]] bool on_piece(const ChunkHeader& chunk, const std::byte* data);
@@ -64,8 +83,19 @@ class Session {
     Request request;
     uint64_t deadline_ns;
   };
+  struct ParkedPut {
+    Request request;
+    uint64_t deadline_ns;
+  };
+  // A get some of whose blocks are being read from disk.
+  struct ColdGet {
+    GetResult result;
+    uint32_t pending = 0;
+  };
 
   bool on_hello(const Request& request);
+  // One for all frames of a client's call.
+  [[nodiscard]] Stamp stamp_of(const Request& request);
   [[nodiscard]] bool allowed(FrameKind kind) const;
   void dispatch(Request request);
   void refuse(const Request& request, Status status);
@@ -73,7 +103,20 @@ class Session {
   void serve_get(const Request& request);
   [[nodiscard]] bool all_visible(const Request& request) const;
   void end_wait(uint64_t request_id, bool serve);
-  void on_put(const Request& request);
+  void limit_turn(const Request& request, GetResult* result) const;
+  [[nodiscard]] bool try_get(const Request& request, bool now_or_never);
+  void retry_starved_gets(uint64_t now_ns);
+  [[nodiscard]] bool fetch_cold(const Request& request, Stamp stamp, GetResult result, bool now_or_never);
+  [[nodiscard]] FetchDone fetched_listener(uint64_t request_id, uint32_t index);
+  void deliver_cold(uint64_t request_id);
+  void forget_cold(uint64_t request_id);
+  void on_put(Request request);
+  bool grant_put(const Request& request, bool now_or_never);
+  void retry_parked_puts(uint64_t now_ns);
+  void settle_durable_puts();
+  [[nodiscard]] bool all_durable(PutState& put);
+  void watch_durable(uint64_t request_id, PutState& put);
+  void drop_put(uint64_t request_id);
   void on_match(const Request& request);
   void on_status_verb(const Request& request);
   void on_report(const Request& request);
@@ -85,7 +128,13 @@ class Session {
   void settle_put(uint64_t request_id);
   void abort_open_blocks(PutState& put);
 
+  struct BatchStamp {
+    uint32_t batch = 0;
+    Stamp stamp{};
+  };
+
   static constexpr size_t kRequestsOpenMax = 4096;  // of each kind, a session
+  static constexpr size_t kBatchesRemembered = 32;  // calls of one client that overlap
 
   const uint64_t id_;
   const uint32_t thread_;
@@ -93,8 +142,13 @@ class Session {
   bool greeted_ = false;
   bool said_bye_ = false;
   uint32_t verbs_ = 0;
+  std::array<BatchStamp, kBatchesRemembered> batch_stamps_{};
+  size_t next_batch_stamp_ = 0;
   std::unordered_map<uint64_t, PutState> puts_;
   std::unordered_map<uint64_t, ParkedGet> parked_;
+  std::map<uint64_t, ParkedPut> parked_puts_;  // by request, which is the order in which they came
+  std::unordered_map<uint64_t, ColdGet> cold_gets_;
+  std::map<uint64_t, ParkedGet> starved_gets_;  // they wait for room to read into
 };
 
 }  // namespace kvstore

@@ -18,7 +18,23 @@ BlockPool::BlockPool(uint64_t capacity_bytes)
 uint32_t BlockPool::allocate(uint32_t length) {
   const std::lock_guard lock(mutex_);
   const std::optional<Extent> extent = extents_.allocate(length);
-  if (!extent) return kNone;
+  return extent ? take_slot(*extent, length) : kNone;
+}
+
+uint32_t BlockPool::allocate_at(uint64_t offset, uint32_t length) {
+  const std::lock_guard lock(mutex_);
+  const std::optional<Extent> extent = extents_.allocate_at(offset, length);
+  return extent ? take_slot(*extent, length) : kNone;
+}
+
+bool BlockPool::exclude(uint64_t offset, uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (!extents_.allocate_at(offset, bytes)) return false;
+  excluded_bytes_ += ExtentAllocator::rounded(bytes);
+  return true;
+}
+
+uint32_t BlockPool::take_slot(const Extent& extent, uint32_t length) {
   uint32_t slot = free_head_;
   if (slot != kNone) {
     free_head_ = blocks_[slot].extent;
@@ -27,8 +43,8 @@ uint32_t BlockPool::allocate(uint32_t length) {
     if (slot >= blocks_.size()) blocks_.grow();
   }
   Block& block = blocks_[slot];
-  block.first_granule = static_cast<uint32_t>(extent->offset / ExtentAllocator::kGranuleBytes);
-  block.extent = extent->handle;
+  block.first_granule = static_cast<uint32_t>(extent.offset / ExtentAllocator::kGranuleBytes);
+  block.extent = extent.handle;
   block.length = length;
   block.generation.fetch_add(1, std::memory_order_relaxed);
   block.life.set(BlockState::kReserved);
@@ -73,7 +89,7 @@ bool BlockPool::consistent() const {
   }
   uint32_t listed = 0;
   for (uint32_t slot = free_head_; slot != kNone && listed <= free_blocks; slot = blocks_[slot].extent) ++listed;
-  return listed == free_blocks && held_bytes == extents_.used_bytes() && extents_.consistent();
+  return listed == free_blocks && held_bytes + excluded_bytes_ == extents_.used_bytes() && extents_.consistent();
 }
 
 }  // namespace kvstore

@@ -70,6 +70,10 @@ class BlockPool {
 
   // A reserved block with an extent of `length` bytes, or kNone when no free extent is large enough.
   [[nodiscard]] uint32_t allocate(uint32_t length);
+  // The same at a given place, for rebuilding: see ExtentAllocator::allocate_at.
+  [[nodiscard]] uint32_t allocate_at(uint64_t offset, uint32_t length);
+  // Takes a range out of the space for ever; before anything behind it is allocated. False where that cannot be.
+  [[nodiscard]] bool exclude(uint64_t offset, uint64_t bytes);
   void free(uint32_t slot);
 
   [[nodiscard]] Block& operator[](uint32_t slot) { return blocks_[slot]; }
@@ -83,9 +87,12 @@ class BlockPool {
   [[nodiscard]] bool consistent() const;
 
  private:
+  uint32_t take_slot(const Extent& extent, uint32_t length);
+
   mutable std::mutex mutex_;
   ExtentAllocator extents_;
   ChunkedArray<Block> blocks_;
+  uint64_t excluded_bytes_ = 0;
   uint32_t slots_ = 0;
   uint32_t free_head_ = kNone;
 };

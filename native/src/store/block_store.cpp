@@ -22,19 +22,18 @@ constexpr size_t kFirstMatchKeys = 16;
 // Buckets that a sweep looks at under one hold of a shard's lock.
 constexpr uint32_t kSweptPerLock = 64;
 
-uint64_t expiry_ms(uint64_t now_ms, uint64_t ttl_ms) {
+uint64_t expiry_after(uint64_t now_ms, uint64_t ttl_ms) {
   const bool never = ttl_ms == 0 || ttl_ms >= Block::kNeverExpires - now_ms;
   return never ? Block::kNeverExpires : now_ms + ttl_ms;
 }
 
 }  // namespace
 
-BlockStore::BlockStore(Arena& arena, StoreOptions options, const Clock& clock, std::unique_ptr<EvictionPolicy> policy)
-    : impl_(std::make_unique<Impl>(arena.bytes(), options, clock, std::move(policy))) {}
+BlockStore::BlockStore(uint64_t capacity_bytes, StoreOptions options, const Clock& clock, Stamps& stamps,
+                       std::unique_ptr<EvictionPolicy> policy)
+    : impl_(std::make_unique<Impl>(capacity_bytes, options, clock, stamps, std::move(policy))) {}
 
 BlockStore::~BlockStore() = default;
-
-Stamp BlockStore::next_stamp() { return impl_->new_stamp(); }
 
 void BlockStore::acquire(std::span<const Key> keys, Stamp stamp, uint32_t first_depth, std::span<Lease> leases,
                          std::span<Status> statuses) {
@@ -57,7 +56,7 @@ void BlockStore::acquire(std::span<const Key> keys, Stamp stamp, uint32_t first_
       ++hits;
       const uint32_t generation = block.generation.load(std::memory_order_relaxed);
       found[index] = {slot, generation};
-      leases[start + index] = {slot, generation, block.offset(), block.length, block.crc};
+      leases[start + index] = {slot, generation, block.offset(), block.length, block.crc, block.expires_ms};
       statuses[start + index] = Status::kOk;
     });
     impl_->touch(stamp, first_depth + static_cast<uint32_t>(start), found);
@@ -84,6 +83,23 @@ void BlockStore::release(const Lease& lease) {
   } else {
     impl_->pool.free(lease.slot);
   }
+}
+
+bool BlockStore::hold(const Key& key, Lease* lease) {
+  Impl::Shard& shard = impl_->shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
+  if (slot == Impl::kNone) return false;
+  *lease = impl_->lease(slot);
+  return true;
+}
+
+Lease BlockStore::share(const Lease& lease) {
+  // Leased, so neither the state nor the count is about to reach its end: no lock is needed.
+  KVSTORE_ASSERT(impl_->pool[lease.slot].life.leases() > 0);
+  impl_->pool[lease.slot].life.lease();
+  impl_->counters.leases.fetch_add(1);
+  return lease;
 }
 
 uint32_t BlockStore::match(std::span<const Key> keys, Stamp stamp, uint32_t first_depth) {
@@ -136,7 +152,7 @@ Status BlockStore::reserve(const Key& key, uint32_t length, Stamp stamp, uint32_
   uint64_t looks_left = impl_->looks_allowed();
   uint32_t slot = impl_->pool.allocate(length);
   while (slot == Impl::kNone) {
-    if (impl_->evict_one(&looks_left) == 0) {
+    if (!impl_->options.evict_to_reserve || impl_->evict_one(&looks_left) == 0) {
       impl_->counters.put_busy.fetch_add(1);
       return Status::kBusy;
     }
@@ -149,33 +165,49 @@ Status BlockStore::reserve(const Key& key, uint32_t length, Stamp stamp, uint32_
   return Status::kOk;
 }
 
+uint64_t BlockStore::reserved_bytes() const { return impl_->counters.reserved_bytes; }
+
+uint64_t BlockStore::used_bytes() const { return impl_->pool.used_bytes(); }
+
+uint64_t BlockStore::expiry_ms(uint64_t ttl_ms) const { return expiry_after(impl_->clock.now_ms(), ttl_ms); }
+
 Status BlockStore::publish(const Reservation& reservation, uint32_t crc, uint64_t ttl_ms) {
-  Block& block = impl_->reserved_block(reservation);
-  const uint64_t now_ms = impl_->clock.now_ms();
-  const Key key = block.key;  // a copy for the listener: the block may be gone by then
-  block.crc = crc;
-  block.expires_ms = expiry_ms(now_ms, ttl_ms);
-  Status status = Status::kOk;
-  {
-    Impl::Shard& shard = impl_->shard_of(key);
-    const std::lock_guard lock(shard.mutex);
-    const uint32_t slot = impl_->find_live(shard, key, now_ms);
-    if (slot == Impl::kNone) {
-      impl_->insert(shard, reservation);
-    } else {
-      const Block& first = impl_->pool[slot];
-      status = first.length == block.length && first.crc == crc ? Status::kExists : Status::kConflict;
-      const Impl::Found found{slot, first.generation.load(std::memory_order_relaxed)};
-      impl_->touch(reservation.stamp, reservation.depth, {&found, 1});
-    }
-  }
+  return publish_until(reservation, crc, expiry_ms(ttl_ms), nullptr);
+}
+
+Status BlockStore::publish_until(const Reservation& reservation, uint32_t crc, uint64_t expires_ms, Lease* lease) {
+  const Key key = impl_->reserved_block(reservation).key;  // a copy for the listener: the block may be gone by then
+  const Status status = adopt(reservation, crc, expires_ms, lease);
   if (status == Status::kOk) {
     impl_->counters.puts.fetch_add(1);
     if (impl_->listener) impl_->listener(key);
-    return status;
+  } else {
+    status == Status::kExists ? count_exists() : count_conflict();
+  }
+  return status;
+}
+
+Status BlockStore::adopt(const Reservation& reservation, uint32_t crc, uint64_t expires_ms, Lease* lease) {
+  Block& block = impl_->reserved_block(reservation);
+  block.crc = crc;
+  block.expires_ms = expires_ms;
+  Status status = Status::kOk;
+  {
+    Impl::Shard& shard = impl_->shard_of(block.key);
+    const std::lock_guard lock(shard.mutex);
+    const uint32_t slot = impl_->find_live(shard, block.key, impl_->clock.now_ms());
+    if (slot == Impl::kNone) {
+      impl_->insert(shard, reservation);
+      if (lease != nullptr) *lease = impl_->lease(reservation.slot);
+      return Status::kOk;
+    }
+    const Block& first = impl_->pool[slot];
+    status = first.length == block.length && first.crc == crc ? Status::kExists : Status::kConflict;
+    const Impl::Found found{slot, first.generation.load(std::memory_order_relaxed)};
+    impl_->touch(reservation.stamp, reservation.depth, {&found, 1});
+    if (lease != nullptr && status == Status::kExists) *lease = impl_->lease(slot);
   }
   impl_->give_back(reservation);
-  status == Status::kExists ? count_exists() : count_conflict();
   return status;
 }
 
@@ -199,13 +231,21 @@ void BlockStore::touch(std::span<const Key> keys, Stamp stamp, uint32_t first_de
     Impl::FoundStorage storage;
     const auto found = Impl::nothing_found(storage, batch.size());
     impl_->visit(batch, now_ms, [&](size_t index, uint32_t slot) {
-      Block& block = impl_->pool[slot];
-      if (ttl_ms != kKeepExpiry) block.expires_ms = expiry_ms(now_ms, ttl_ms);
+      const Block& block = impl_->pool[slot];
+      const uint32_t depth = first_depth + static_cast<uint32_t>(start + index);
+      if (ttl_ms != kKeepExpiry) impl_->set_expiry(slot, expiry_after(now_ms, ttl_ms), stamp, depth);
       found[index] = {slot, block.generation.load(std::memory_order_relaxed)};
       statuses[start + index] = Status::kOk;
     });
     impl_->touch(stamp, first_depth + static_cast<uint32_t>(start), found);
   }
+}
+
+void BlockStore::set_expiry(const Key& key, uint64_t expires_ms, Stamp stamp, uint32_t depth) {
+  Impl::Shard& shard = impl_->shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
+  if (slot != Impl::kNone) impl_->set_expiry(slot, expires_ms, stamp, depth);
 }
 
 void BlockStore::erase(std::span<const Key> keys, std::span<Status> statuses) {
@@ -216,7 +256,7 @@ void BlockStore::erase(std::span<const Key> keys, std::span<Status> statuses) {
     const std::lock_guard lock(shard.mutex);
     const uint32_t slot = impl_->find_live(shard, keys[index], now_ms);
     statuses[index] = slot == Impl::kNone ? Status::kMiss : Status::kOk;
-    if (slot != Impl::kNone) impl_->remove(shard, slot, impl_->counters.deleted_blocks);
+    if (slot != Impl::kNone) impl_->remove(shard, slot, Removal::kDeleted);
   }
 }
 
@@ -225,7 +265,7 @@ void BlockStore::quarantine(const Key& key, uint32_t crc) {
   const std::lock_guard lock(shard.mutex);
   const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
   if (slot == Impl::kNone || impl_->pool[slot].crc != crc) return;
-  impl_->remove(shard, slot, impl_->counters.quarantined_blocks);
+  impl_->remove(shard, slot, Removal::kQuarantined);
 }
 
 uint64_t BlockStore::evict(uint64_t bytes) {
@@ -251,7 +291,7 @@ void BlockStore::sweep_expired(uint32_t limit) {
       --limit;
       const uint32_t slot = shard.table.slot_in_bucket(bucket);
       if (slot != Impl::kNone && now_ms >= impl_->pool[slot].expires_ms) {
-        impl_->remove(shard, slot, impl_->counters.expired_blocks);  // may move another block into this bucket: stay
+        impl_->remove(shard, slot, Removal::kExpired);  // may move another block into this bucket: stay
       } else {
         ++bucket;
       }
@@ -261,6 +301,23 @@ void BlockStore::sweep_expired(uint32_t limit) {
     ++finished_shards;
     impl_->sweep_shard = (impl_->sweep_shard + 1) % impl_->shards.size();
   }
+}
+
+uint32_t BlockStore::shards() const { return static_cast<uint32_t>(impl_->shards.size()); }
+
+void BlockStore::keys_of_shard(uint32_t number, std::vector<Key>* keys) const {
+  Impl::Shard& shard = impl_->shards[number];
+  const std::lock_guard lock(shard.mutex);
+  for (uint32_t bucket = 0; bucket < shard.table.bucket_count(); ++bucket) {
+    const uint32_t slot = shard.table.slot_in_bucket(bucket);
+    if (slot != Impl::kNone) keys->push_back(impl_->pool[slot].key);
+  }
+}
+
+void BlockStore::on_remove(OnRemove listener) { impl_->remove_listener = std::move(listener); }
+
+void BlockStore::on_new_expiry(std::function<void(const StoredBlock&)> listener) {
+  impl_->expiry_listener = std::move(listener);
 }
 
 void BlockStore::on_publish(std::function<void(const Key&)> listener) { impl_->listener = std::move(listener); }
@@ -283,11 +340,11 @@ StoreStats BlockStore::stats() const {
   stats.put_busy = counters.put_busy;
   stats.put_too_large = counters.put_too_large;
   stats.put_aborted = counters.put_aborted;
-  stats.evicted_blocks = counters.evicted_blocks;
+  stats.evicted_blocks = counters.of(Removal::kEvicted);
   stats.evicted_bytes = counters.evicted_bytes;
-  stats.expired_blocks = counters.expired_blocks;
-  stats.deleted_blocks = counters.deleted_blocks;
-  stats.quarantined_blocks = counters.quarantined_blocks;
+  stats.expired_blocks = counters.of(Removal::kExpired);
+  stats.deleted_blocks = counters.of(Removal::kDeleted);
+  stats.quarantined_blocks = counters.of(Removal::kQuarantined);
   return stats;
 }
 

@@ -25,9 +25,10 @@ StoreOptions checked(const StoreOptions& options, uint32_t max_shards) {
 }  // namespace
 
 BlockStore::Impl::Impl(uint64_t capacity_bytes, const StoreOptions& store_options, const Clock& store_clock,
-                       std::unique_ptr<EvictionPolicy> eviction_policy)
+                       Stamps& stamp_source, std::unique_ptr<EvictionPolicy> eviction_policy)
     : options(checked(store_options, kMaxShards)),
       clock(store_clock),
+      stamps(stamp_source),
       pool(capacity_bytes),
       shards(options.shards),
       policy(std::move(eviction_policy)),
@@ -36,7 +37,7 @@ BlockStore::Impl::Impl(uint64_t capacity_bytes, const StoreOptions& store_option
 uint32_t BlockStore::Impl::find_live(Shard& shard, const Key& key, uint64_t now_ms) {
   const uint32_t slot = shard.table.find(tag_of(key), [&](uint32_t candidate) { return pool[candidate].key == key; });
   if (slot == kNone || now_ms < pool[slot].expires_ms) return slot;
-  remove(shard, slot, counters.expired_blocks);
+  remove(shard, slot, Removal::kExpired);
   return kNone;
 }
 
@@ -52,15 +53,34 @@ void BlockStore::Impl::insert(Shard& shard, const Reservation& reservation) {
   policy->on_insert(reservation.stamp, {&inserted, 1});
 }
 
-void BlockStore::Impl::remove(Shard& shard, uint32_t slot, Counter& reason) {
+Lease BlockStore::Impl::lease(uint32_t slot) {
+  Block& block = pool[slot];
+  if (block.life.lease()) {
+    idle_blocks.fetch_sub(1);
+    counters.leased_bytes.fetch_add(block.space_bytes());
+  }
+  counters.leases.fetch_add(1);
+  return {slot,         block.generation.load(std::memory_order_relaxed), block.offset(), block.length, block.crc,
+          block.expires_ms};
+}
+
+void BlockStore::Impl::set_expiry(uint32_t slot, uint64_t expires_ms, Stamp stamp, uint32_t depth) {
+  Block& block = pool[slot];
+  block.expires_ms = expires_ms;
+  if (!expiry_listener) return;
+  expiry_listener({block.key, block.offset(), block.length, block.crc, depth, stamp, expires_ms});
+}
+
+void BlockStore::Impl::remove(Shard& shard, uint32_t slot, Removal reason) {
   Block& block = pool[slot];
   shard.table.erase(tag_of(block.key), slot);
   visible_blocks.fetch_sub(1);
-  reason.fetch_add(1);
+  counters.of(reason).fetch_add(1);
   {
     const std::lock_guard lock(policy_mutex);
     policy->on_remove(slot);
   }
+  if (remove_listener) remove_listener(block.key, lease(slot), reason);
   if (!block.life.remove()) return;
   idle_blocks.fetch_sub(1);
   pool.free(slot);
@@ -96,7 +116,7 @@ void BlockStore::Impl::touch(Stamp stamp, uint32_t first_depth, std::span<const 
 uint64_t BlockStore::Impl::looks_allowed() const { return visible_blocks.load() + kSpareLooks; }
 
 BlockStore::Impl::Found BlockStore::Impl::next_victim(uint32_t limit, Key* key) {
-  const Stamp now = new_stamp();
+  const Stamp now = stamps.next();
   const std::lock_guard lock(policy_mutex);
   const uint32_t slot = policy->victim(now, evictable, limit);
   if (slot == kNone) return {kNone, 0};
@@ -121,7 +141,7 @@ uint64_t BlockStore::Impl::evict_one(uint64_t* looks_left) {
     if (block.life.state() != BlockState::kVisible || block.life.leases() > 0) continue;
     if (block.generation.load(std::memory_order_relaxed) != victim.generation) continue;
     const uint64_t bytes = block.space_bytes();
-    remove(shard, victim.slot, counters.evicted_blocks);
+    remove(shard, victim.slot, Removal::kEvicted);
     counters.evicted_bytes.fetch_add(bytes);
     return bytes;
   }

@@ -46,22 +46,27 @@ struct BlockStore::Impl {
     Counter reserved_bytes{0}, leased_bytes{0}, leases{0};
     Counter hits{0}, misses{0};
     Counter puts{0}, put_exists{0}, put_conflicts{0}, put_busy{0}, put_too_large{0}, put_aborted{0};
-    Counter evicted_blocks{0}, evicted_bytes{0}, expired_blocks{0}, deleted_blocks{0}, quarantined_blocks{0};
+    Counter evicted_bytes{0};
+    std::array<Counter, 4> removed{};  // by Removal
+
+    Counter& of(Removal reason) { return removed[static_cast<size_t>(reason)]; }
+    [[nodiscard]] uint64_t of(Removal reason) const { return removed[static_cast<size_t>(reason)]; }
   };
 
-  Impl(uint64_t capacity_bytes, const StoreOptions& store_options, const Clock& store_clock,
+  Impl(uint64_t capacity_bytes, const StoreOptions& store_options, const Clock& store_clock, Stamps& stamp_source,
        std::unique_ptr<EvictionPolicy> eviction_policy);
 
   // The shard takes the digest's high bits and the table its low ones.
   Shard& shard_of(const Key& key) { return shards[(key.digest() >> 56) & (shards.size() - 1)]; }
   static uint32_t tag_of(const Key& key) { return static_cast<uint32_t>(key.digest()); }
-  Stamp new_stamp() { return Stamp{stamps.fetch_add(1, std::memory_order_relaxed)}; }
 
-  // These three need the shard's lock. `find_live` removes the block it finds if that has expired. `remove` counts in
-  // `reason` and frees the space unless the block is leased; the slot may belong to another block when it returns.
+  // These five need the shard's lock. `find_live` removes the block it finds if that has expired. `remove` counts the
+  // reason and frees the space unless the block is leased; the slot may belong to another block when it returns.
   uint32_t find_live(Shard& shard, const Key& key, uint64_t now_ms);
   void insert(Shard& shard, const Reservation& reservation);
-  void remove(Shard& shard, uint32_t slot, Counter& reason);
+  void remove(Shard& shard, uint32_t slot, Removal reason);
+  Lease lease(uint32_t slot);
+  void set_expiry(uint32_t slot, uint64_t expires_ms, Stamp stamp, uint32_t depth);
 
   // Calls on_found(index, slot) for each key of the batch with a live block, with its shard locked, in any order.
   template <class OnFound>
@@ -83,6 +88,11 @@ struct BlockStore::Impl {
   Block& reserved_block(const Reservation& reservation);
   void give_back(const Reservation& reservation);
 
+  // The steps of `restore`.
+  void place(std::span<const StoredBlock> blocks, std::span<const SpaceRange> excluded, std::span<uint32_t> slots,
+             std::span<Status> statuses);
+  void rank(std::span<const StoredBlock> blocks, std::span<const uint32_t> slots);
+
   [[nodiscard]] size_t memory_bytes();
   [[nodiscard]] bool consistent();
   [[nodiscard]] bool shard_consistent(Shard& shard);
@@ -90,13 +100,13 @@ struct BlockStore::Impl {
 
   const StoreOptions options;
   const Clock& clock;
+  Stamps& stamps;
   BlockPool pool;
   std::vector<Shard> shards;
   std::mutex policy_mutex;
   const std::unique_ptr<EvictionPolicy> policy;
   const std::function<bool(uint32_t)> evictable;
 
-  std::atomic<uint64_t> stamps{1};
   std::atomic<uint64_t> visible_blocks{0};
   // Visible blocks without a lease: the victims there are. May run a moment behind the blocks' own counts.
   std::atomic<int64_t> idle_blocks{0};
@@ -107,6 +117,8 @@ struct BlockStore::Impl {
   uint32_t sweep_bucket = 0;
 
   std::function<void(const Key&)> listener;
+  OnRemove remove_listener;
+  std::function<void(const StoredBlock&)> expiry_listener;
 };
 
 template <class Work>

@@ -20,6 +20,9 @@ enum class Stamp : uint64_t {};
 struct TouchedBlock {
   uint32_t slot;
   uint32_t depth;
+  // Of the block's key: the same whenever the block is stored, so that a policy can know again what it evicted. 0 where
+  // it is not known.
+  uint32_t digest = 0;
 };
 
 class EvictionPolicy {
@@ -47,5 +50,10 @@ class EvictionPolicy {
 
 // Least recently used: the oldest stamp first and, within a stamp, the deepest first.
 [[nodiscard]] std::unique_ptr<EvictionPolicy> make_lru_policy();
+
+// Least expected reuse first: learns when the conversations that requests belong to come back, and keeps what promises
+// the most hits for its space and time. A block never goes before a deeper one of its chain, as far as requests have
+// shown which those are, unless all the deeper ones are in use. What nodes use.
+[[nodiscard]] std::unique_ptr<EvictionPolicy> make_reuse_policy();
 
 }  // namespace kvstore

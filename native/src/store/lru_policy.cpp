@@ -2,11 +2,9 @@
 // a group blocks are a list from the deepest to the shallowest, so the victim is always the first block of the first
 // group. Lists are intrusive, in arrays indexed by slot and by group: 16 bytes a block, 24 a group plus its place in
 // the table that finds a group by its stamp.
-#include <algorithm>
-#include <vector>
-
 #include "base/assert.h"
 #include "store/chunked_array.h"
+#include "store/depth_order.h"
 #include "store/eviction.h"
 #include "store/prefetch.h"
 #include "store/slot_table.h"
@@ -53,7 +51,6 @@ class LruPolicy final : public EvictionPolicy {
     uint32_t shallowest = kNone;
   };
 
-  std::span<const TouchedBlock> by_depth(std::span<const TouchedBlock> blocks);
   void prefetch_neighbours(const Node& node) const;
   uint32_t find_group(Stamp stamp) const;
   uint32_t make_group(Stamp stamp);
@@ -72,20 +69,11 @@ class LruPolicy final : public EvictionPolicy {
   uint32_t youngest_ = kNone;
   uint32_t last_linked_ = kNone;  // where a request that arrives piece by piece probably goes on
   size_t size_ = 0;
-  std::vector<TouchedBlock> sorted_;
+  DepthOrder by_depth_;  // ascending, so that each block but the first of a new group goes to its deep end
 };
 
-// Ascending, so that each block but the first of a new group goes to its deep end.
-std::span<const TouchedBlock> LruPolicy::by_depth(std::span<const TouchedBlock> blocks) {
-  const auto shallower = [](const TouchedBlock& a, const TouchedBlock& b) { return a.depth < b.depth; };
-  if (std::is_sorted(blocks.begin(), blocks.end(), shallower)) return blocks;
-  sorted_.assign(blocks.begin(), blocks.end());
-  std::sort(sorted_.begin(), sorted_.end(), shallower);
-  return sorted_;
-}
-
 void LruPolicy::on_insert(Stamp stamp, std::span<const TouchedBlock> blocks) {
-  for (const TouchedBlock& block : by_depth(blocks)) {
+  for (const TouchedBlock& block : by_depth_(blocks)) {
     while (block.slot >= nodes_.size()) nodes_.grow();
     KVSTORE_ASSERT(nodes_[block.slot].group == kNone);
     link(block.slot, block.depth, stamp);
@@ -101,7 +89,7 @@ void LruPolicy::on_touch(Stamp stamp, std::span<const TouchedBlock> blocks) {
   for (const TouchedBlock& block : blocks) {
     if (contains(block.slot)) prefetch_neighbours(nodes_[block.slot]);
   }
-  for (const TouchedBlock& block : by_depth(blocks)) {
+  for (const TouchedBlock& block : by_depth_(blocks)) {
     if (!contains(block.slot) || groups_[nodes_[block.slot].group].stamp >= stamp) continue;
     unlink(block.slot);
     link(block.slot, block.depth, stamp);
@@ -208,7 +196,7 @@ void LruPolicy::unlink(uint32_t slot) {
 
 size_t LruPolicy::memory_bytes() const {
   return sizeof(*this) + nodes_.memory_bytes() + groups_.memory_bytes() + groups_by_stamp_.memory_bytes() +
-         sorted_.capacity() * sizeof(TouchedBlock);
+         by_depth_.memory_bytes();
 }
 
 // The number of blocks in the group, or 0 if anything is wrong: a group is never empty.

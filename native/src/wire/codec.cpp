@@ -70,7 +70,7 @@ class Writer {
 
 bool read_header(Reader& reader, ByteView frame, FrameHeader* header) {
   if (frame.size() > kFrameBytesMax || !reader.read(header)) return false;
-  return header->magic == kFrameMagic && header->version == kWireVersion && header->reserved == 0 &&
+  return header->magic == kFrameMagic && header->version == kWireVersion &&
          header->body_bytes == frame.size() - sizeof(FrameHeader) && header->count <= kKeysMax;
 }
 
@@ -91,8 +91,9 @@ bool read_get(Reader& reader, Request* request) {
 
 bool read_put(Reader& reader, Request* request) {
   PutPrelude prelude;
-  if (!reader.read(&prelude)) return false;
+  if (!reader.read(&prelude) || prelude.reserved != 0 || (prelude.flags & ~kPutFlags) != 0) return false;
   request->ttl_ms = prelude.ttl_ms;
+  request->durable = (prelude.flags & kPutDurable) != 0;
   return read_keys(reader, request) && read_values(reader, request);
 }
 
@@ -147,7 +148,7 @@ bool read_request_body(Reader& reader, Request* request) {
 bool read_statuses(Reader& reader, Reply* reply) {
   if (!reader.read_vector(&reply->statuses, reply->header.count)) return false;
   for (const Status status : reply->statuses) {
-    if (status > Status::kInvalid) return false;
+    if (status > kLastStatus) return false;
   }
   return true;
 }
@@ -155,7 +156,7 @@ bool read_statuses(Reader& reader, Reply* reply) {
 bool read_entries(Reader& reader, Reply* reply) {
   if (!reader.read_vector(&reply->entries, reply->header.count)) return false;
   for (const BlockEntry& entry : reply->entries) {
-    if (entry.status > static_cast<uint8_t>(Status::kInvalid) || entry.length > kBlockBytesLimit) return false;
+    if (entry.status > static_cast<uint8_t>(kLastStatus) || entry.length > kBlockBytesLimit) return false;
   }
   return true;
 }
@@ -236,8 +237,9 @@ Bytes encode_get(FrameHeader header, uint32_t wait_ms, std::span<const Key> keys
       .take();
 }
 
-Bytes encode_put(FrameHeader header, uint64_t ttl_ms, std::span<const Key> keys, std::span<const uint32_t> lengths) {
-  const PutPrelude prelude{ttl_ms};
+Bytes encode_put(FrameHeader header, uint64_t ttl_ms, bool durable, std::span<const Key> keys,
+                 std::span<const uint32_t> lengths) {
+  const PutPrelude prelude{ttl_ms, durable ? kPutDurable : 0, 0};
   return Writer(counted(header, keys.size()), sizeof(prelude) + keys.size_bytes() + lengths.size_bytes())
       .value(prelude)
       .array(keys)

@@ -22,6 +22,7 @@ struct Request {
   std::vector<uint32_t> values;  // get: capacities; put: lengths; report: checksums
   uint32_t wait_ms = 0;          // get
   uint64_t ttl_ms = 0;           // put, touch
+  bool durable = false;          // put
   Report report{};
   std::array<std::byte, kTokenBytes> token{};  // hello
   Bytes address;                               // hello over a network lane: where the node finds the client
@@ -47,7 +48,7 @@ struct Reply {
 [[nodiscard]] Bytes encode_keys(FrameHeader header, std::span<const Key> keys);  // kMatch, kExists, kDelete
 [[nodiscard]] Bytes encode_get(FrameHeader header, uint32_t wait_ms, std::span<const Key> keys,
                                std::span<const uint32_t> capacities);
-[[nodiscard]] Bytes encode_put(FrameHeader header, uint64_t ttl_ms, std::span<const Key> keys,
+[[nodiscard]] Bytes encode_put(FrameHeader header, uint64_t ttl_ms, bool durable, std::span<const Key> keys,
                                std::span<const uint32_t> lengths);
 [[nodiscard]] Bytes encode_touch(FrameHeader header, uint64_t ttl_ms, std::span<const Key> keys);
 [[nodiscard]] Bytes encode_report(Report reason, std::span<const Key> keys, std::span<const uint32_t> checksums);

@@ -13,7 +13,7 @@ namespace kvstore {
 static_assert(std::endian::native == std::endian::little, "the wire format is copied from memory as it is");
 
 inline constexpr uint16_t kFrameMagic = 0x564B;  // "KV"
-inline constexpr uint8_t kWireVersion = 1;
+inline constexpr uint8_t kWireVersion = 2;
 
 inline constexpr uint32_t kTokenBytes = 32;
 inline constexpr uint32_t kAddressBytesMax = 16'384;  // of a UCX worker; it grows with the number of network devices
@@ -39,7 +39,7 @@ enum class FrameKind : uint8_t {
   kHelloReply = 65,   // HelloReply
   kGetReply = 66,     // BlockEntry for each key
   kPutGrant = 67,     // BlockEntry for each key: kOk means "send its bytes"
-  kPutReply = 68,     // a status byte for each key
+  kPutReply = 68,     // a status byte for each key, once all that was granted (and, if durable, found) is settled
   kMatchReply = 69,   // `count` is the answer
   kStatusReply = 70,  // a status byte for each key (exists, touch, delete)
   kPong = 71,         // nothing
@@ -51,10 +51,10 @@ struct FrameHeader {
   FrameKind kind{};
   uint32_t count = 0;        // keys or entries in the body
   uint64_t request_id = 0;   // chosen by the client, never reused in its lifetime
-  uint32_t timeout_ms = 0;   // how long the client will wait
+  uint32_t timeout_ms = 0;   // how long the client will still wait, at the moment of sending
   uint32_t first_depth = 0;  // place of the first key in its chain
   uint32_t body_bytes = 0;
-  uint32_t reserved = 0;  // zero
+  uint32_t batch = 0;  // the same in all frames of one call of the client, which touch blocks as one request; 0: none
 };
 static_assert(sizeof(FrameHeader) == 32);
 
@@ -67,7 +67,12 @@ inline constexpr uint32_t kAnyLength = 0xFFFFFFFF;  // as capacity: whatever the
 
 struct PutPrelude {
   uint64_t ttl_ms = 0;  // 0: no expiry
+  uint32_t flags = 0;   // of kPut...; a flag that the node does not know makes the frame invalid
+  uint32_t reserved = 0;
 };
+static_assert(sizeof(PutPrelude) == 16);
+inline constexpr uint32_t kPutDurable = 1;  // answer only once every block would survive the death of the node
+inline constexpr uint32_t kPutFlags = kPutDurable;
 
 struct TouchPrelude {
   uint64_t ttl_ms = 0;  // UINT64_MAX: keep the expiry
@@ -88,8 +93,9 @@ struct HelloReply {
   uint64_t arena_bytes = 0;      // same-host channel: size of the arena's memfd; 0 on a network lane
   uint64_t segment_bytes = 0;    // same-host channel: size of the shared segment
   uint64_t max_block_bytes = 0;  // of this node
+  uint64_t disk_bytes = 0;       // where blocks go that memory has no room for; 0: nowhere, so that eviction loses them
 };
-static_assert(sizeof(HelloReply) == 24);
+static_assert(sizeof(HelloReply) == 32);
 
 struct BlockEntry {
   uint8_t status = 0;  // Status

@@ -1,0 +1,1 @@
+"""Directories, catalogs and restarts: what a node keeps on its disks."""

@@ -1,0 +1,1 @@
+"""A node as its operators and clients meet it."""
