@@ -1,6 +1,6 @@
 """The disk tier beside the bare disk and beside RocksDB: `python -m benchmarks.disk`.
 
-.venv/bin/python -m benchmarks.disk                       (some three minutes, 14 GiB of disk, 3 GiB of memory)
+.venv/bin/python -m benchmarks.disk                       (some three minutes, 20 GiB of disk, 6 GiB of memory)
 .venv/bin/python -m benchmarks.disk --quick
 .venv/bin/python -m benchmarks.disk --recovery            (and a minute or two to fill a disk with 1,000,000 blocks)
 """

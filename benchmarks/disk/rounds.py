@@ -58,11 +58,13 @@ def run_rounds(settings: DiskSettings, advance: Advance) -> Figures:
             tier.check_bytes()
             counters = tier.counters()
         figures.index_bytes_a_block[settings.block_bytes[-1]] = counters["nvme_index_bytes"] / counters["nvme_blocks"]
-        waiting_node = stack.enter_context(
-            _node(folder / "waiting", settings.hits_memory_bytes, 4 * GIB, "--admission", "off")
+        # In more memory: what is read from it shall not be pushed out by what is written meanwhile.
+        waiting, eager = (
+            stack.enter_context(_node(folder / name, settings.hits_memory_bytes, 4 * GIB, "--admission", name))
+            for name in ("off", "eager")
         )
-        hits = stack.enter_context(Hits(waiting_node.url, node.url, memory, settings.hits_memory_bytes // 2))
-        meter = NoiseMeter([node.pid, waiting_node.pid], folder)
+        hits = stack.enter_context(Hits(waiting.url, eager.url, memory, settings.hits_memory_bytes // 2))
+        meter = NoiseMeter([node.pid, waiting.pid, eager.pid], folder)
         for number in range(settings.rounds):
             for tier in tiers:
                 advance(f"round {number + 1}, blocks of {format_bytes(tier.block_bytes)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.replay.trace import RequestTrace
-from kvstore._native import Replayer
+from kvstore.transport import native
 
 __all__ = ["BASELINE", "DEFAULT", "PERCENTS", "Figure", "Report", "replay_all"]
 
@@ -53,10 +53,10 @@ def replay_all(
     name: str, trace: RequestTrace, *, as_engines: bool = False, percents: Sequence[int] = PERCENTS
 ) -> Report:
     """Raises `ValueError` for a trace whose longest request does not fit the smallest size."""
-    replayer = Replayer(trace.blocks, trace.lengths)
+    replayer = native().Replayer(trace.blocks, trace.lengths)
     references = len(trace.blocks)
     figures: dict[str, dict[int, Figure]] = {}
-    for policy in Replayer.policies():
+    for policy in replayer.policies():
         figures[policy] = {}
         for percent in percents:
             counts = replayer.replay(

@@ -24,6 +24,9 @@ _COLOURS: Final[Mapping[str, str]] = {
     "LFU-DA": "#059669",
     DEFAULT: _DEFAULT_COLOUR,
 }
+# Where the optimum is nearer to LRU than this, a share of the gap says nothing.
+_GAP_MIN: Final = 0.02
+_GOAL: Final = 0.3
 # Labels stand at the left end of a line and keep this distance, as a share of the axis.
 _LABEL_DISTANCE: Final = 0.045
 
@@ -31,7 +34,8 @@ _LABEL_DISTANCE: Final = 0.045
 def draw_report(report: Report, file: Path) -> None:
     """Writes the picture in the format that the name of `file` ends with.
 
-    Left, the usable hit ratio over the size of the cache; right, the share of the gap from LRU to Belady's optimum.
+    Left, the usable hit ratio over the size of the cache; right, the share of the gap from LRU to Belady's optimum, at
+    the sizes where there is a gap worth the name.
     Raises `ValueError` for a format that matplotlib does not know.
     """
     canvas = Canvas(figsize=(12, 5.2), dpi=160, layout="constrained", facecolor="white")
@@ -91,10 +95,11 @@ def _label_ends(axis: Any, ends: Mapping[str, tuple[float, str]], *, at: float, 
 
 
 def _draw_gaps(axis: Any, report: Report) -> None:
-    percents = [percent for percent in report.bounds if report.closed(DEFAULT, percent) is not None]
+    gaps = {percent: bound - report.figures[BASELINE][percent].hit_ratio for percent, bound in report.bounds.items()}
+    percents = [percent for percent, gap in gaps.items() if gap > _GAP_MIN]
     policies = [policy for policy in report.figures if policy not in (BASELINE, "plain LRU")]
     width = 0.8 / len(policies)
-    floor = -0.15
+    floor = -0.42
     for number, policy in enumerate(policies):
         for group, percent in enumerate(percents):
             closed = report.closed(policy, percent) or 0.0
@@ -111,10 +116,12 @@ def _draw_gaps(axis: Any, report: Report) -> None:
                 color=_COLOURS[policy],
             )
     for number, policy in enumerate(policies):
-        axis.text(0.985, 0.97 - 0.06 * number, policy, color=_COLOURS[policy], ha="right", va="top", fontsize=9.5,
+        axis.text(0.985, 0.2 - 0.06 * number, policy, color=_COLOURS[policy], ha="right", va="top", fontsize=9.5,
                   fontweight="bold" if policy == DEFAULT else "normal", transform=axis.transAxes)  # fmt: skip
     axis.axhline(0, color=_INK, linewidth=1)
-    axis.set_ylim(floor - 0.05, 0.45)
+    axis.axhline(_GOAL, color=_FAINT, linewidth=1, linestyle=(0, (4, 2.5)))
+    axis.text(-0.48, _GOAL + 0.008, "goal", color=_FAINT, fontsize=9.5, va="bottom")
+    axis.set_ylim(floor - 0.03, 0.42)
     axis.set_xticks(range(len(percents)), [f"{percent} %" for percent in percents])
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axis.set_xlabel("size of the cache", color=_INK)

@@ -118,7 +118,7 @@ def _uniform(rng: np.random.Generator, requests: int) -> Iterator[_Chain]:
 def _drifting(rng: np.random.Generator, requests: int) -> Iterator[_Chain]:
     """Popular documents that age: a question goes to a recent document, and what was recent passes."""
     blocks = _Blocks()
-    documents = [blocks.new(rng.integers(10, 60)) for _ in range(requests // 8)]
+    documents = [blocks.new(rng.integers(10, 60)) for _ in range(requests // 8 + 1)]
     for number in range(requests):
         newest = number // 8
         age = min(int(rng.exponential(25)), newest)

@@ -68,17 +68,18 @@ TEST(block_store_restore, refuses_what_cannot_be) {
   endless.offset = UINT64_MAX - kGranule + 1;
   const std::vector<Status> statuses = restored.restore({
       block_at(1, 0, 3 * kGranule),
-      block_at(2, 2),                   // over the end of 1
-      block_at(3, 63, 2 * kGranule),    // past the end of the space
-      block_at(4, 64),                  // outside
+      block_at(2, 2),                 // over the end of 1
+      block_at(3, 63, 2 * kGranule),  // past the end of the space
+      block_at(4, 64),                // outside
       unaligned,
-      block_at(6, 30, 0),               // empty
-      block_at(1, 33),                  // a key that came before
+      block_at(6, 30, 0),  // empty
+      block_at(1, 33),     // a key that came before
       endless,
-      block_at(7, 3),                   // fits between
+      block_at(7, 3),  // fits between
   });
-  const std::vector<Status> expected{Status::kOk,      Status::kInvalid, Status::kInvalid, Status::kInvalid,
-                                     Status::kInvalid, Status::kInvalid, Status::kExists,  Status::kInvalid, Status::kOk};
+  const std::vector<Status> expected{Status::kOk,      Status::kInvalid, Status::kInvalid,
+                                     Status::kInvalid, Status::kInvalid, Status::kInvalid,
+                                     Status::kExists,  Status::kInvalid, Status::kOk};
   CHECK(statuses == expected);
   CHECK_EQ(restored.store.stats().blocks, 2u);
   CHECK_EQ(restored.store.used_bytes(), 4 * kGranule);
@@ -97,7 +98,8 @@ TEST(block_store_restore, nothing_is_in_what_is_excluded) {
   const std::vector<Status> statuses = restored.restore(
       {block_at(1, 0), block_at(2, 14, 3 * kGranule), block_at(3, 17), block_at(4, 18), block_at(5, 62, 2 * kGranule)},
       excluded);
-  const std::vector<Status> expected{Status::kInvalid, Status::kInvalid, Status::kInvalid, Status::kOk, Status::kInvalid};
+  const std::vector<Status> expected{Status::kInvalid, Status::kInvalid, Status::kInvalid, Status::kOk,
+                                     Status::kInvalid};
   CHECK(statuses == expected);
   // All the rest is handed out, and no more.
   uint64_t blocks = 0;

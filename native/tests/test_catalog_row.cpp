@@ -61,15 +61,27 @@ TEST(catalog_row, a_block_has_these_bytes) {
   const CatalogEntry entry = encode(block_row());
   CHECK_EQ(hex(entry.key), "62" + kKeyHex);
   CHECK_EQ(hex(entry.value),
-           "01000000" "07000000" "00002000" "efbeadde" "0050040302010000" "7b68e5cf8b010000" "8877665544332211"
-           "00000000" "2e5d98b8");
+           "01000000"
+           "07000000"
+           "00002000"
+           "efbeadde"
+           "0050040302010000"
+           "7b68e5cf8b010000"
+           "8877665544332211"
+           "00000000"
+           "2e5d98b8");
   CHECK(decode_block(entry.key, entry.value) == block_row());
 }
 
 TEST(catalog_row, a_pin_has_these_bytes) {
   const CatalogEntry entry = encode(pin_row());
   CHECK_EQ(hex(entry.key), "70" + kKeyHex + "6167656e742dc3a9");
-  CHECK_EQ(hex(entry.value), "01000000" "00000000" "c08feecf8b010000" "00000000" "3cfb9768");
+  CHECK_EQ(hex(entry.value),
+           "01000000"
+           "00000000"
+           "c08feecf8b010000"
+           "00000000"
+           "3cfb9768");
   CHECK(decode_pin(entry.key, entry.value) == pin_row());
 }
 

@@ -30,6 +30,16 @@ TEST(clock, manual_clock_moves_when_told) {
   CHECK_EQ(clock.now_ms(), start / 1'000'000 + 1500);
 }
 
+TEST(clock, the_calendar_of_a_manual_clock_goes_on_over_a_restart) {
+  ManualClock before;
+  before.advance_ms(5'000);
+  const ManualClock after(before.unix_ms());
+  CHECK_EQ(after.unix_ms(), ManualClock().unix_ms() + 5'000);
+  CHECK_EQ(after.now_ns(), ManualClock().now_ns());
+}
+
+TEST(clock, the_machine_knows_the_calendar) { CHECK(SteadyClock::instance().unix_ms() > 1'700'000'000'000); }
+
 TEST(status, every_value_of_the_wire_has_a_name) {
   CHECK_EQ(std::string(kvstore::status_name(Status::kOk)), "OK");
   CHECK_EQ(std::string(kvstore::status_name(Status::kNotDurable)), "NOT_DURABLE");

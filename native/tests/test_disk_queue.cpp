@@ -83,7 +83,7 @@ TEST(disk_queue, writes_stand_back_while_there_are_reads) {
   CHECK_EQ(hand_out(), IoQueue::kWriteBytesBesideReads);  // while it is out, too
   CHECK(queue.finish(*read, 4 * kKiB) != nullptr);
   CHECK_EQ(hand_out(), IoQueue::kWriteBytesBesideReads);  // and for a while afterwards: the next may follow soon
-  for (uint64_t bytes = 0; bytes < IoQueue::kWriteBytesAfterRead; bytes += IoQueue::kPieceBytesMax) {
+  for (uint64_t bytes = 0; bytes < IoQueue::kWriteBytesAfterRead; bytes += IoQueue::kWritePieceBytesMax) {
     end_one();
     hand_out();
   }

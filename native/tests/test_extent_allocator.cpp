@@ -228,6 +228,59 @@ TEST(extent_allocator, refuses_what_cannot_fit) {
   CHECK(thrown);
 }
 
+TEST(extent_allocator, rebuilds_a_space_from_a_list) {
+  std::mt19937_64 random(17);
+  ExtentAllocator first(kMiB);
+  std::vector<std::pair<Extent, uint64_t>> kept;
+  std::vector<Extent> freed;
+  while (true) {
+    const uint64_t bytes = 1 + random() % (5 * kGranule);
+    const std::optional<Extent> extent = first.allocate(bytes);
+    if (!extent) break;
+    if (random() % 3 == 0) {
+      freed.push_back(*extent);
+    } else {
+      kept.emplace_back(*extent, bytes);
+    }
+  }
+  for (const Extent& extent : freed) first.free(extent.handle);
+  std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.first.offset < b.first.offset; });
+
+  ExtentAllocator again(kMiB);
+  std::vector<uint32_t> handles;
+  for (const auto& [extent, bytes] : kept) {
+    const std::optional<Extent> placed = again.allocate_at(extent.offset, bytes);
+    CHECK(placed && placed->offset == extent.offset);
+    CHECK(again.consistent());
+    handles.push_back(placed->handle);
+  }
+  CHECK_EQ(again.used_bytes(), first.used_bytes());
+  CHECK_EQ(again.largest_free_bytes(), first.largest_free_bytes());
+  for (const uint32_t handle : handles) again.free(handle);
+  CHECK_EQ(again.largest_free_bytes(), kMiB);
+  CHECK(again.consistent());
+}
+
+TEST(extent_allocator, places_nothing_where_it_cannot_be) {
+  ExtentAllocator allocator(10 * kGranule);
+  CHECK(allocator.allocate_at(2 * kGranule, 3 * kGranule - 1));
+  CHECK(!allocator.allocate_at(2 * kGranule, 1));             // taken
+  CHECK(!allocator.allocate_at(4 * kGranule, 1));             // the end of what is taken
+  CHECK(!allocator.allocate_at(0, kGranule));                 // free, but before what was placed
+  CHECK(!allocator.allocate_at(9 * kGranule, kGranule + 1));  // past the end
+  CHECK(!allocator.allocate_at(10 * kGranule, 1));
+  CHECK(!allocator.allocate_at(5 * kGranule, UINT64_MAX));
+  CHECK_EQ(allocator.used_bytes(), 3 * kGranule);
+  CHECK(allocator.allocate_at(5 * kGranule, 5 * kGranule));  // to the last byte
+  CHECK(!allocator.allocate_at(9 * kGranule, 1));
+  CHECK(allocator.allocate(2 * kGranule).has_value());  // the gap at the start
+  CHECK(!allocator.allocate(1));
+  CHECK(allocator.consistent());
+  CHECK_ABORTS(static_cast<void>(allocator.allocate_at(kGranule + 1, 1)));
+  ExtentAllocator empty(0);
+  CHECK(!empty.allocate_at(0, 1));
+}
+
 TEST(extent_allocator, misuse_aborts) {
   ExtentAllocator allocator(kMiB);
   const auto a = allocator.allocate(kGranule);

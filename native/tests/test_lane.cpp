@@ -172,8 +172,8 @@ TEST(lane, blocks_that_were_there_are_progress) {
 TEST(lane, a_part_that_another_part_left_no_room_goes_on_after_it) {
   LaneFixture fixture;
   const auto batch = fixture.start(Verb::kGet, kKeysMax + 1);
-  const Request end = fixture.lane.next_request();
   const Request beginning = fixture.lane.next_request();
+  const Request end = fixture.lane.next_request();
   CHECK_EQ(end.keys.size(), 1u);
   CHECK_EQ(beginning.keys.size(), kKeysMax);
   fixture.lane.answer_entries(beginning, FrameKind::kGetReply, Statuses(kKeysMax, kBusy));
@@ -181,6 +181,9 @@ TEST(lane, a_part_that_another_part_left_no_room_goes_on_after_it) {
   fixture.lane.answer_entries(end, FrameKind::kGetReply, {kOk});
   const Request again = fixture.lane.next_request();
   CHECK_EQ(again.header.first_depth, 0u);
+  // To the node all of them are one request.
+  CHECK(beginning.header.batch != 0);
+  CHECK(end.header.batch == beginning.header.batch && again.header.batch == beginning.header.batch);
   fixture.lane.answer_entries(again, FrameKind::kGetReply, Statuses(kKeysMax, kOk));
   CHECK(batch->done);
   CHECK((batch->statuses == Statuses(kKeysMax + 1, kOk)));
@@ -189,8 +192,8 @@ TEST(lane, a_part_that_another_part_left_no_room_goes_on_after_it) {
 TEST(lane, parts_that_all_find_no_room_are_busy) {
   LaneFixture fixture;
   const auto batch = fixture.start(Verb::kPut, kKeysMax + 1);
-  const Request end = fixture.lane.next_request();
   fixture.lane.answer_entries(fixture.lane.next_request(), FrameKind::kPutGrant, Statuses(kKeysMax, kBusy));
+  const Request end = fixture.lane.next_request();
   fixture.lane.answer_entries(end, FrameKind::kPutGrant, {kBusy});
   CHECK(batch->done && fixture.lane.requests.empty());
   CHECK((batch->statuses == Statuses(kKeysMax + 1, kBusy)));

@@ -1,6 +1,6 @@
-// A seeded random walk over a tiered store with small tiers, bad disks and crashes, beside an oracle that knows what each
-// block may be. The oracle does not know what is evicted: a miss is always allowed, except for what a disk's index had
-// when the store crashed. Bytes are checked whenever a block is read.
+// A seeded random walk over a tiered store with small tiers, bad disks and crashes, beside an oracle that knows what
+// each block may be. The oracle does not know what is evicted: a miss is always allowed, except for what a disk's index
+// had when the store crashed. Bytes are checked whenever a block is read.
 #include <random>
 
 #include "check.h"

@@ -30,6 +30,14 @@ TEST(tiered_promises, flush_makes_everything_durable) {
   for (uint64_t number = 0; number < 50; ++number) CHECK(fixture.get(number) == std::optional<uint64_t>(1));
 }
 
+TEST(tiered_promises, writers_hear_of_room_once_it_is_there) {
+  TierFixture fixture;
+  std::atomic<bool> told{false};
+  fixture.store().on_room([&] { told = fixture.stat("write_queue_bytes") == 0; });
+  CHECK(fixture.put_durable(1) == Status::kOk);
+  TierFixture::wait_until([&] { return told.load(); });
+}
+
 // The names go on, whatever the disk is overwritten with: no reader ever sees another block's bytes.
 TEST(tiered_promises, blocks_that_are_replaced_many_times_are_never_mixed_up) {
   TierFixture fixture({.disk_bytes = {2 << 20}});  // a quarter of what is written
@@ -52,7 +60,8 @@ TEST(tiered_promises, what_was_erased_and_flushed_does_not_come_back) {
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     TierFixture fixture({.disk_bytes = {8 << 20, 8 << 20}});
     for (uint64_t number = 0; number < 40; ++number) CHECK(fixture.put_patiently(number) == Status::kOk);
-    for (uint64_t number = 0; number < 40; number += 2) CHECK(fixture.erase(number) == Status::kOk);  // some on their way
+    for (uint64_t number = 0; number < 40; number += 2)
+      CHECK(fixture.erase(number) == Status::kOk);  // some on their way
     CHECK(fixture.flush());
     fixture.crash(seed);
     for (uint64_t number = 0; number < 40; ++number) CHECK_EQ(fixture.get(number).has_value(), number % 2 == 1);
@@ -197,7 +206,8 @@ TEST(tiered_promises, a_block_erased_at_any_step_of_its_way_stays_erased) {
     TierFixture::wait_until([&] { return fixture.disk().memory.waiting() == 0; });
     erase_at(1);
     std::optional<Commit> commit;
-    TierFixture::wait_until([&] { return (commit = fixture.take_commit()) || fixture.stat("write_queue_blocks") == 0; });
+    TierFixture::wait_until(
+        [&] { return (commit = fixture.take_commit()) || fixture.stat("write_queue_blocks") == 0; });
     erase_at(2);
     if (commit) fixture.finish(*commit);
     erase_at(3);

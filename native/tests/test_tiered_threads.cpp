@@ -1,5 +1,5 @@
-// Everything at once, from several threads, on small tiers; then the end comes while all are busy. What a reader gets is
-// checked to the byte; ThreadSanitizer and AddressSanitizer tell the rest.
+// Everything at once, from several threads, on small tiers; then the end comes while all are busy. What a reader gets
+// is checked to the byte; ThreadSanitizer and AddressSanitizer tell the rest.
 #include <random>
 
 #include "check.h"
@@ -95,6 +95,10 @@ TEST(tiered_threads, everything_at_once) {
       fixture.clock().advance_ms(1'000);
       return fixture.flush(milliseconds(500)) && fixture.stat("nvme_disks_in_trouble") == 0;
     });
+    for (uint64_t number = 0; number < kKeys; ++number) {
+      const Status status = fixture.put_patiently(number);
+      CHECK(status == Status::kOk || status == Status::kExists);
+    }
     CHECK(fixture.flush());
     fixture.check_idle();
     std::vector<uint64_t> on_disk;

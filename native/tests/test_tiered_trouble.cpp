@@ -1,6 +1,7 @@
 // Disks and catalogs that fail: once, and for long. The store goes on, claims nothing that it cannot keep, and makes up
 // for it afterwards.
 #include <functional>
+#include <thread>
 
 #include "check.h"
 #include "tier_fixture.h"
@@ -202,4 +203,21 @@ TEST(tiered_trouble, flush_gives_up_in_time) {
   CHECK(!fixture.flush(milliseconds(30)));
   fixture.disk().memory.release();
   CHECK(fixture.flush());
+}
+
+// A node that stops does not wait for those who wait for its disks.
+TEST(tiered_trouble, flush_ends_when_the_store_stops) {
+  TierFixture fixture;
+  fixture.disk().memory.hold();
+  CHECK(fixture.put(1) == Status::kOk);
+  bool flushed = true;
+  std::thread waiting([&] { flushed = fixture.flush(std::chrono::minutes(10)); });
+  TierFixture::wait_until([&] { return fixture.disk().memory.waiting() > 0; });
+  std::thread releasing([&] {
+    waiting.join();
+    fixture.disk().memory.release();
+  });
+  fixture.store().stop();
+  releasing.join();
+  CHECK(!flushed);
 }

@@ -391,7 +391,8 @@ class TierFixture {
     store_->start();
     crashed_ = false;
     if (!options_.commits_by_itself) return;
-    for (size_t number = 0; number < disks(); ++number) committers_.emplace_back([this, number] { commit_loop(number); });
+    for (size_t number = 0; number < disks(); ++number)
+      committers_.emplace_back([this, number] { commit_loop(number); });
   }
 
   // Nothing under way: every index is consistent, the space is accounted for to the byte, and the catalogs say what the

@@ -23,6 +23,8 @@ OWNERS = st.sampled_from(["one", "another"])
 class DiskStore(StoreMachine):
     memory = "4MiB"
     sizes = (1, 5000, 100_000, 300_000)
+    # A second put of what a disk has by then, and a read of what is deleted meanwhile, count as aborted.
+    stay_zero = ("checksum_errors", "protocol_errors", "nvme_evicted_blocks", "nvme_troubles", "nvme_wrong_checksums")
 
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="kvstore-test-")
@@ -99,7 +101,6 @@ class DiskStore(StoreMachine):
     def the_disk_is_well(self) -> None:
         counters = self._counters()
         assert counters["nvme_used_bytes"] <= counters["nvme_capacity_bytes"]
-        assert counters["nvme_evicted_blocks"] == counters["nvme_troubles"] == counters["nvme_wrong_checksums"] == 0
 
 
 def test_any_sequence_of_operations_with_a_disk():

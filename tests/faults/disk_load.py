@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
 
 import kvstore
+from kvstore.errors import ConnectError
 from tests.faults.disk_journal import Journal, Record
 from tests.support.blocks import block
 from tests.support.disk_node import CONFIG
@@ -26,19 +29,22 @@ _STOP_S = 60.0
 class Load:
     """Two writers and two readers, one of each over each lane, from the start of the `with` statement to its end.
 
-    Nobody tells them that the node died: what they are told by their calls is what counts.
+    Nobody tells them that the node died: what they are told by their calls is what counts. They are connected before
+    they start; nodes that die while somebody connects are tests/faults/test_attach.py.
     """
 
     def __init__(self, url: str, journal: Journal, seed: int) -> None:
-        self._url = url
         self._journal = journal
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        self._threads = [
-            threading.Thread(target=self._run, args=(work, lane, f"{seed} {lane}"), name=f"{work.__name__} {lane}")
-            for work in (self._write, self._read)
-            for lane in LANES
-        ]
+        self._stores: list[kvstore.Client] = []
+        self._threads: list[threading.Thread] = []
+        with contextlib.suppress(ConnectError):  # it died before we came
+            for lane in LANES:
+                for work in (self._write, self._read):
+                    self._stores.append(kvstore.connect(url, lane=lane, config=CONFIG))
+                    arguments = (work, self._stores[-1], f"{seed} {lane}")
+                    self._threads.append(threading.Thread(target=self._run, args=arguments, name=f"{work} {lane}"))
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -50,15 +56,16 @@ class Load:
         for thread in self._threads:
             thread.join(_STOP_S)
             assert not thread.is_alive(), f"a call of {thread.name} hangs"
+        for store in self._stores:
+            store.close()
         if error[0] is None and self._errors:
             raise AssertionError(f"{len(self._errors)} failed: {self._errors}") from self._errors[0]
 
-    def _run(self, work, lane: str, seed: str) -> None:
+    def _run(
+        self, work: Callable[[kvstore.Client, random.Random, str], None], store: kvstore.Client, seed: str
+    ) -> None:
         try:
-            with kvstore.connect(self._url, lane=lane, config=CONFIG) as store:
-                work(store, random.Random(seed), seed)
-        except kvstore.errors.ConnectError:
-            pass  # it died before we came
+            work(store, random.Random(seed), seed)
         except BaseException as error:
             self._errors.append(error)
 

@@ -197,7 +197,11 @@ class TestDiskFailingSince:
         assert_there(store, names)
         failing()
         row.node.wait_for_counters("the disk is healthy", HEALING_S, nvme_disks_in_trouble=0)
-        if row.admission == "eager":
+        if row.admission == "after-first-reuse":
+            before = row.node.counters
+            assert_there(store, names)
+            row.await_on_disk(names, before)
+        elif row.admission == "eager":
             wait_until(lambda: row.node.counters["write_queue_blocks"] == 0, "all is saved")
         else:
             assert store.flush() or store.flush()

@@ -20,7 +20,7 @@ from tests.support.worker import Worker
 MODULE = "tests.faults.client_worker"
 ALL = 1 << 40
 MEMORY_MIB = 32
-SLOW_MS = 400
+SLOW_MS = 300
 NOTHING_HELD = {"reserved_bytes": 0, "leased_bytes": 0, "leases": 0, "gets_waiting": 0}
 # What a node may still do for a client that is gone.
 SETTLING_S = 20.0
@@ -164,14 +164,14 @@ class TestDeadlines:
 
     def test_others_do_not_wait_for_it(self, slow_node, lane):
         """A get of what is in memory goes past those that wait for the disk."""
-        cold, warm = chain(f"behind {lane}", 8), chain(f"warm {lane}", 1)
+        cold, warm = chain(f"behind {lane}", 3), chain(f"warm {lane}", 1)
         with (
             kvstore.connect(slow_node.url, lane=lane, config=CONFIG) as store,
             kvstore.connect(slow_node.url, lane=lane, config=CONFIG) as other,
         ):
             make_cold(slow_node, store, cold, 100_000)
             assert other.put(warm, blocks(warm, 100_000)).all_ok
-            buffers = np.zeros((8, 100_000), np.uint8)
+            buffers = np.zeros((3, 100_000), np.uint8)
             reader = threading.Thread(target=lambda: store.get(cold, buffers))
             reader.start()
             wait_until(lambda: slow_node.counters["reserved_bytes"] > 0, "cold reads are under way")

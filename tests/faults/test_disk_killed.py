@@ -19,11 +19,10 @@ MEMORY = "16MiB"
 DISKS = {"roomy": ("256MiB", False), "tight": ("32MiB", True)}
 
 
-def kill_often(tmp_path, disk, times, seed):
-    disk_size, evictable = DISKS[disk]
+def kill_often(node, times, seed, *, evictable):
+    """Kills the node so often in the middle of its work; looks at all that it may know, each time."""
     moments = random.Random(seed)
     journal = Journal(evictable=evictable)
-    node = DiskNode(tmp_path, memory=MEMORY, disk_size=disk_size)
     with node:
         for number in range(times):
             with Load(node.url, journal, seed * 1_000_000 + number):
@@ -47,11 +46,20 @@ def check(node, journal):
 
 @pytest.mark.parametrize("disk", DISKS)
 def test_at_random_moments(tmp_path, disk):
-    kill_often(tmp_path, disk, 5, SEED)
+    disk_size, evictable = DISKS[disk]
+    kill_often(DiskNode(tmp_path, memory=MEMORY, disk_size=disk_size), 5, SEED, evictable=evictable)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("disk", DISKS)
 def test_at_very_many_random_moments(tmp_path, disk):
-    kill_often(tmp_path, disk, 100, SEED + 1)
+    disk_size, evictable = DISKS[disk]
+    kill_often(DiskNode(tmp_path, memory=MEMORY, disk_size=disk_size), 100, SEED + 1, evictable=evictable)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_with_several_disks(tmp_path):
+    node = DiskNode(tmp_path, memory=MEMORY, disks=[tmp_path / "one", tmp_path / "two"], disk_size="384MiB")
+    kill_often(node, 30, SEED + 2, evictable=False)

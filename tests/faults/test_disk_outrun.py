@@ -67,7 +67,7 @@ def test_600_blocks_of_1_mib_into_256_mib(tmp_path, rules):
 @pytest.mark.parametrize("lane", ["mapped", "tcp"])
 def test_writers_in_a_hurry_are_told(tmp_path, lane):
     """Their deadline is far too short for the disk: some are BUSY, and those that were not are on disk in the end."""
-    names = chain("hurry", 80)
+    names = chain("hurry", 48)
     with DiskNode(tmp_path, memory="16MiB", disk_size="128MiB").fail_at("disk.write=pause:40") as node:
         with kvstore.connect(node.url, lane=lane, config=CONFIG) as store:
             acknowledged = burst(store, names, timeout_ms=100)
@@ -81,8 +81,8 @@ def test_writers_in_a_hurry_are_told(tmp_path, lane):
 
 def test_a_disk_that_stands_still(tmp_path):
     """Memory fills up with what cannot leave; every call ends in time all the same, and the disk goes on later."""
-    names = chain("standstill", 40)
-    with DiskNode(tmp_path, memory="16MiB", disk_size="64MiB").fail_at("disk.write=pause:3000@2") as node:
+    names = chain("standstill", 24)
+    with DiskNode(tmp_path, memory="16MiB", disk_size="64MiB").fail_at("disk.write=pause:1500@2") as node:
         with kvstore.connect(node.url, config=CONFIG) as store:
             acknowledged = burst(store, names, timeout_ms=200)
             assert store.exists(names[acknowledged]).all()
@@ -95,3 +95,31 @@ def test_a_disk_that_stands_still(tmp_path):
         node.kill()
         node.restart()
         assert_survive(node, names)
+
+
+class TestToldToStop:
+    """SIGTERM while the disk lags: what was acknowledged is brought to disk, as far as there is time."""
+
+    NAMES = chain("told to stop", 7)
+
+    def stop_in_the_middle(self, node):
+        with kvstore.connect(node.url, config=CONFIG) as store:
+            assert burst(store, self.NAMES, timeout_ms=60_000).all()
+        assert node.counters["write_queue_blocks"] > 0
+        assert node.stop() == 0
+        assert_sound(node)
+        node.restart()
+
+    def test_with_time_enough(self, tmp_path):
+        with DiskNode(tmp_path, disk_size="32MiB").fail_at("disk.write=pause:100") as node:
+            self.stop_in_the_middle(node)
+            assert_survive(node, self.NAMES)
+            assert not node.warnings
+
+    def test_with_too_little_time(self, tmp_path):
+        node = DiskNode(tmp_path, disk_size="32MiB", settings="shutdown_flush_ms = 100")
+        with node.fail_at("disk.write=pause:300"):
+            self.stop_in_the_middle(node)
+            assert [line for line in node.warnings if "not all blocks are on disk" in line]
+            assert 0 < node.counters["nvme_blocks"] < len(self.NAMES)
+            assert_accounts(node, [MIB] * node.counters["nvme_blocks"])

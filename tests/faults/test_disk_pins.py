@@ -9,7 +9,7 @@ import pytest
 
 import kvstore
 from kvstore import Status
-from tests.node_process import wait_until
+from tests.node_process import GRACE_S, wait_until
 from tests.support.blocks import assert_same, block, blocks, chain
 from tests.support.disk_node import CONFIG, DiskNode, assert_accounts
 
@@ -17,7 +17,7 @@ SIZE = 256 << 10
 DISK_SIZE = "24MiB"
 OWNER = "operator"
 # Longer than a node takes to start on a busy machine; expiry is looked for once it is over.
-TTL_S = 4.0
+TTL_S = 3.0
 
 
 @pytest.fixture
@@ -107,6 +107,42 @@ class TestPins:
         come_back(node, store)
         assert_accounts(node, [])
         assert node.counters["pinned_blocks"] == 0
+
+    def test_a_disk_that_is_pinned_full(self, tmp_path):
+        """New blocks have nowhere to go: writers are told so within their deadline, and it ends with the pins."""
+        with (
+            DiskNode(tmp_path, memory="8MiB", disk_size=DISK_SIZE, settings="pin_share = 100") as node,
+            kvstore.connect(node.url, config=CONFIG) as store,
+        ):
+            pinned = pin_all(store)
+            causes = []
+            for number in range(8):
+                names = chain(f"too much {number}", 4)
+                started_s = time.monotonic()
+                causes += store.put(names, blocks(names, SIZE), timeout_ms=300).cause.tolist()
+                assert time.monotonic() - started_s < 0.3 + GRACE_S
+            assert {Status.BUSY} < set(causes) <= {Status.OK, Status.BUSY, Status.TIMEOUT}
+            assert not store.flush(timeout_ms=500)
+            assert_there(store, pinned)
+            assert store.pin(pinned[:24], owner=OWNER, ttl_s=0).all_ok
+            assert store.flush()
+            later = put(store, "later", 8)
+            come_back(node, store)
+            assert_there(store, later)
+            assert_there(store, pinned[24:])
+
+
+def pin_all(store):
+    """Fills the disk with pinned blocks."""
+    pinned = []
+    for number in range(200):
+        names = chain(f"pinned {number}", 1)
+        put = store.put(names, blocks(names, SIZE), durable=True, timeout_ms=500)
+        if not put.all_ok or not store.pin(names, owner=OWNER, ttl_s=600).all_ok:
+            break
+        pinned.append(names)
+    assert 60 < len(pinned) < 96, "the disk is full"
+    return np.concatenate(pinned)
 
 
 class TestExpiry:

@@ -64,6 +64,12 @@ class DiskNode(Node):
         self.start()
         return self
 
+    def starts(self) -> bool:
+        """Starts it anew; False when it ends instead of becoming ready."""
+        self.launch()
+        wait_until(self._is_ready_or_dead, "the node is ready", _CRASH_TIMEOUT_S)
+        return self.is_running
+
     def wait_for_crash(self) -> None:
         """Until a failpoint has killed the node."""
         assert self._process is not None

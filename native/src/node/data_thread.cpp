@@ -155,6 +155,15 @@ void DataThread::post(const FetchedBlock& fetched) {
   eventfd_write(wake_fd_, 1);
 }
 
+void DataThread::post_room() {
+  has_room_.store(true);
+  {
+    const std::scoped_lock lock(mail_mutex_);
+    has_mail_.store(true);
+  }
+  eventfd_write(wake_fd_, 1);
+}
+
 void DataThread::run() {
   const uint64_t spin_ns = uint64_t{context_.options.spin_us} * 1'000;
   uint64_t now_ns = context_.clock.now_ns();
@@ -201,6 +210,10 @@ bool DataThread::take_mail() {
     fetched.swap(fetched_);
     new_shm.swap(new_shm_);
     has_mail_.store(false);
+  }
+  if (has_room_.exchange(false)) {
+    for (const auto& [id, session] : local_) session->on_room();
+    for (const auto& [id, session] : network_) session->on_room();
   }
   for (const Waiter& waiter : mail) {
     if (Session* session = find_session(waiter.session); session != nullptr) session->wake(waiter.request);

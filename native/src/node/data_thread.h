@@ -34,6 +34,8 @@ class DataThread final : public UcxEvents {
   void post(const Waiter& waiter);
   // From any thread: a block that a session asked for has come from disk.
   void post(const FetchedBlock& fetched);
+  // From any thread: there may be room for puts that wait for it.
+  void post_room();
   // From any thread: opens a shared-memory lane for one session and returns its UCX address. It goes away again if
   // nobody greets there. Throws std::runtime_error.
   [[nodiscard]] Bytes open_shm();
@@ -94,6 +96,7 @@ class DataThread final : public UcxEvents {
   std::vector<FetchedBlock> fetched_;
   std::vector<ShmWorker> new_shm_;
   std::atomic<bool> has_mail_{false};
+  std::atomic<bool> has_room_{false};
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

@@ -77,6 +77,9 @@ Node::Node(NodeOptions options)
   };
   store_.on_publish([this, wake](const Key& key) { wake(waiters_, key); });
   store_.on_durable([this, wake](const Key& key) { wake(durable_waiters_, key); });
+  store_.on_room([this] {
+    for (const auto& thread : threads_) thread->post_room();
+  });
   mailboxes_.deliver_with([this](uint32_t thread, const FetchedBlock& block) { threads_[thread]->post(block); });
   const NodeContext context{options_, clock_,           arena_,     store_,   capabilities_,
                             waiters_, durable_waiters_, mailboxes_, counters_};

@@ -46,6 +46,8 @@ class Session {
   // The methods below return false when the session must end: the peer broke the protocol or stopped reading.
   [[nodiscard]] bool on_frame(ByteView frame);
   [[nodiscard]] virtual bool on_tick(uint64_t now_ns);
+  // There may be room for puts that wait for it.
+  void on_room() { retry_parked_puts(context_.clock.now_ns()); }
   // Work that needs no event from the peer; true if something was done.
   virtual bool poll() { return false; }
   // What request `request_id` waits for may be there now.

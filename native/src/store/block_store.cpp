@@ -212,9 +212,13 @@ Status BlockStore::adopt(const Reservation& reservation, uint32_t crc, uint64_t 
 }
 
 void BlockStore::abort(const Reservation& reservation) {
+  withdraw(reservation);
+  impl_->counters.put_aborted.fetch_add(1);
+}
+
+void BlockStore::withdraw(const Reservation& reservation) {
   impl_->reserved_block(reservation);
   impl_->give_back(reservation);
-  impl_->counters.put_aborted.fetch_add(1);
 }
 
 void BlockStore::count_conflict() { impl_->counters.put_conflicts.fetch_add(1); }

@@ -1,5 +1,5 @@
-// The blocks of one tier: an index over a linear space (the arena in DRAM, or a disk), and the life of each block in it.
-// It never looks at the space itself.
+// The blocks of one tier: an index over a linear space (the arena in DRAM, or a disk), and the life of each block in
+// it. It never looks at the space itself.
 //
 //   reserve -> (writer fills the extent) -> publish -> visible -> evicted | expired | deleted
 //                                        \-> abort
@@ -130,8 +130,9 @@ class BlockStore {
   Status adopt(const Reservation& reservation, uint32_t crc, uint64_t expires_ms, Lease* lease);
   [[nodiscard]] uint64_t expiry_ms(uint64_t ttl_ms) const;
   void abort(const Reservation& reservation);
-  void count_conflict();  // a writer found another checksum before sending its bytes
-  void count_exists();    // ... or the same one
+  void withdraw(const Reservation& reservation);  // the same, where nobody's put failed
+  void count_conflict();                          // a writer found another checksum before sending its bytes
+  void count_exists();                            // ... or the same one
 
   // Upkeep. `touch` also sets a new expiry unless ttl_ms is kKeepExpiry. statuses: kOk or kMiss.
   static constexpr uint64_t kKeepExpiry = UINT64_MAX;

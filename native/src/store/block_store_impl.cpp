@@ -48,7 +48,7 @@ void BlockStore::Impl::insert(Shard& shard, const Reservation& reservation) {
   counters.reserved_bytes.fetch_sub(block.space_bytes());
   visible_blocks.fetch_add(1);
   idle_blocks.fetch_add(1);
-  const TouchedBlock inserted{reservation.slot, reservation.depth};
+  const TouchedBlock inserted{reservation.slot, reservation.depth, tag_of(block.key)};
   const std::lock_guard lock(policy_mutex);
   policy->on_insert(reservation.stamp, {&inserted, 1});
 }
@@ -60,8 +60,9 @@ Lease BlockStore::Impl::lease(uint32_t slot) {
     counters.leased_bytes.fetch_add(block.space_bytes());
   }
   counters.leases.fetch_add(1);
-  return {slot,         block.generation.load(std::memory_order_relaxed), block.offset(), block.length, block.crc,
-          block.expires_ms};
+  return {slot,           block.generation.load(std::memory_order_relaxed),
+          block.offset(), block.length,
+          block.crc,      block.expires_ms};
 }
 
 void BlockStore::Impl::set_expiry(uint32_t slot, uint64_t expires_ms, Stamp stamp, uint32_t depth) {
@@ -108,7 +109,7 @@ void BlockStore::Impl::touch(Stamp stamp, uint32_t first_depth, std::span<const 
     const auto [slot, generation] = found[index];
     // A slot is given to another block only after the policy was told of the removal, under the lock held here.
     if (slot == kNone || pool[slot].generation.load(std::memory_order_relaxed) != generation) continue;
-    touched[count++] = {slot, first_depth + index};
+    touched[count++] = {slot, first_depth + index, tag_of(pool[slot].key)};
   }
   policy->on_touch(stamp, std::span(touched).first(count));
 }

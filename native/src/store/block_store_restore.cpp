@@ -1,6 +1,6 @@
 // Filling a block store with what lies in its space from an earlier run.
 #include <algorithm>
-#include <numeric>
+#include <utility>
 
 #include "base/assert.h"
 #include "store/block_store_impl.h"
@@ -9,11 +9,25 @@ namespace kvstore {
 
 namespace {
 
-template <class Before>
-std::vector<uint32_t> order_of(std::span<const StoredBlock> blocks, Before before) {
-  std::vector<uint32_t> order(blocks.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return before(blocks[a], blocks[b]); });
+// What a block is sorted by, copied beside its number: sorting a million blocks from afar would be cache misses only.
+struct Ranked {
+  uint64_t first;
+  uint64_t second;
+  uint32_t index;
+
+  bool operator<(const Ranked& other) const {
+    return first != other.first ? first < other.first : second < other.second;
+  }
+};
+
+template <class Rank>
+std::vector<Ranked> sorted_by(std::span<const StoredBlock> blocks, Rank rank) {
+  std::vector<Ranked> order(blocks.size());
+  for (uint32_t index = 0; index < blocks.size(); ++index) {
+    const auto [first, second] = rank(blocks[index]);
+    order[index] = {first, second, index};
+  }
+  std::sort(order.begin(), order.end());
   return order;
 }
 
@@ -31,8 +45,8 @@ void BlockStore::restore(std::span<const StoredBlock> blocks, std::span<const Sp
 // the earlier written.
 void BlockStore::Impl::place(std::span<const StoredBlock> blocks, std::span<const SpaceRange> excluded,
                              std::span<uint32_t> slots, std::span<Status> statuses) {
-  const auto lower = [](const StoredBlock& a, const StoredBlock& b) {
-    return a.offset != b.offset ? a.offset < b.offset : a.stamp > b.stamp;
+  const auto place_and_age = [](const StoredBlock& block) {
+    return std::pair(block.offset, UINT64_MAX - static_cast<uint64_t>(block.stamp));
   };
   size_t next_excluded = 0;
   const auto exclude_until = [&](uint64_t offset) {
@@ -40,7 +54,7 @@ void BlockStore::Impl::place(std::span<const StoredBlock> blocks, std::span<cons
       KVSTORE_ASSERT(pool.exclude(excluded[next_excluded].offset, excluded[next_excluded].bytes));
     }
   };
-  for (const uint32_t index : order_of(blocks, lower)) {
+  for (const auto& [offset, age, index] : sorted_by(blocks, place_and_age)) {
     const StoredBlock& stored = blocks[index];
     exclude_until(stored.offset);
     const uint64_t end = stored.offset + ExtentAllocator::rounded(stored.length);
@@ -68,8 +82,8 @@ void BlockStore::Impl::place(std::span<const StoredBlock> blocks, std::span<cons
 
 // The policy learns them as it did at first: request after request, the oldest first.
 void BlockStore::Impl::rank(std::span<const StoredBlock> blocks, std::span<const uint32_t> slots) {
-  const auto older = [](const StoredBlock& a, const StoredBlock& b) {
-    return a.stamp != b.stamp ? a.stamp < b.stamp : a.depth < b.depth;
+  const auto stamp_and_depth = [](const StoredBlock& block) {
+    return std::pair(static_cast<uint64_t>(block.stamp), uint64_t{block.depth});
   };
   std::vector<TouchedBlock> request;
   Stamp stamp{};
@@ -79,11 +93,11 @@ void BlockStore::Impl::rank(std::span<const StoredBlock> blocks, std::span<const
     if (!request.empty()) policy->on_insert(stamp, request);
     request.clear();
   };
-  for (const uint32_t index : order_of(blocks, older)) {
+  for (const auto& [request_stamp, depth, index] : sorted_by(blocks, stamp_and_depth)) {
     if (slots[index] == kNone) continue;
-    if (blocks[index].stamp != stamp) insert_request();
-    stamp = blocks[index].stamp;
-    request.push_back({slots[index], blocks[index].depth});
+    if (Stamp{request_stamp} != stamp) insert_request();
+    stamp = Stamp{request_stamp};
+    request.push_back({slots[index], static_cast<uint32_t>(depth), tag_of(blocks[index].key)});
     ++restored;
   }
   insert_request();

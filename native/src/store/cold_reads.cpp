@@ -39,7 +39,7 @@ Status ColdReads::fetch(const Key& key, Stamp stamp, uint32_t depth, uint32_t le
   {
     const std::lock_guard lock(mutex_);
     if (join(*read, done)) {  // another thread was faster
-      dram_.abort(read->room);
+      dram_.withdraw(read->room);
       index.release(read->on_disk);
       return Status::kOk;
     }
@@ -94,7 +94,7 @@ void ColdReads::on_read(const std::shared_ptr<Read>& read, int error) {
   {
     const std::lock_guard lock(mutex_);
     leased = intact && adopt(*read, &lease);
-    if (!intact) dram_.abort(read->room);
+    if (!intact) dram_.withdraw(read->room);
     const auto open = open_.find(read->key);
     if (open != open_.end() && open->second == read) open_.erase(open);
   }
@@ -115,7 +115,7 @@ bool ColdReads::adopt(const Read& read, Lease* lease) {
   Lease on_disk;
   if (read.cancelled || !find_on_disk(read, &on_disk)) {
     ++counters_.cancelled;
-    dram_.abort(read.room);
+    dram_.withdraw(read.room);
     return false;
   }
   if (dram_.adopt(read.room, on_disk.crc, on_disk.expires_ms, lease) == Status::kConflict) return false;

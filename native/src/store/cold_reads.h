@@ -28,9 +28,9 @@ class ColdReads {
   ColdReads(std::byte* arena, BlockStore& dram, std::vector<std::unique_ptr<DiskTier>>& disks)
       : arena_(arena), dram_(dram), disks_(disks) {}
 
-  // kOk: `done` will be called, exactly once. kMiss: no disk has the block, or DRAM is too small for it; kBusy: there is
-  // no room for it in DRAM now, and kWrongSize: its length is not `length` (0: any), which is then in *found_length. In
-  // these cases `done` is not called.
+  // kOk: `done` will be called, exactly once. kMiss: no disk has the block, or DRAM is too small for it; kBusy: there
+  // is no room for it in DRAM now, and kWrongSize: its length is not `length` (0: any), which is then in *found_length.
+  // In these cases `done` is not called.
   [[nodiscard]] Status fetch(const Key& key, Stamp stamp, uint32_t depth, uint32_t length, uint32_t* found_length,
                              FetchDone done);
   // The block was deleted: a read under way shall not bring it back.

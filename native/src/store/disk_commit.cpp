@@ -57,7 +57,8 @@ bool DiskTier::wait_committed(std::chrono::milliseconds timeout) {
   hurry();
   std::unique_lock lock(mutex_);
   const uint64_t last = operations_made_;
-  return changed_.wait_for(lock, timeout, [&] { return operations_done_ >= last; });
+  changed_.wait_for(lock, timeout, [&] { return stopping_ || operations_done_ >= last; });
+  return operations_done_ >= last;
 }
 
 bool DiskTier::due() const {
@@ -85,7 +86,8 @@ bool DiskTier::take_group(std::chrono::milliseconds timeout) {
   committing_operations_.assign(std::make_move_iterator(operations_.begin()),
                                 std::make_move_iterator(operations_.begin() + operations));
   operations_.erase(operations_.begin(), operations_.begin() + operations);
-  const auto blocks = static_cast<ptrdiff_t>(std::min(written_.size(), kOperationsMax - static_cast<size_t>(operations)));
+  const auto blocks =
+      static_cast<ptrdiff_t>(std::min(written_.size(), kOperationsMax - static_cast<size_t>(operations)));
   committing_written_.assign(written_.begin(), written_.begin() + blocks);
   written_.erase(written_.begin(), written_.begin() + blocks);
   commit_id_ = next_commit_id_++;
@@ -192,6 +194,7 @@ void DiskTier::finish_commit(uint64_t id, bool committed, const std::string& err
   if (!written.empty()) KVSTORE_FAILPOINT("write-back.published");
   free_space(operations);
   if (!healthy()) heal();
+  if (!written.empty() && room_listener_) room_listener_();
 }
 
 // The block is on disk from here on, unless it was deleted on its way.
@@ -204,10 +207,10 @@ void DiskTier::make_visible(const Written& written) {
   const DirtyBlock& block = written.block;
   uint64_t expires_ms = expiry_in_dram(block);
   const Status status = index_.adopt(written.space, block.lease.crc, expires_ms, nullptr);
-  KVSTORE_ASSERT(status == Status::kOk);  // `drop` saw that there is no other, and blocks appear here alone
+  KVSTORE_ASSERT(status == Status::kOk);       // `drop` saw that there is no other, and blocks appear here alone
   if (expires_ms != block.lease.expires_ms) {  // touched after its row was made
-    on_new_expiry({block.key, written.space.offset, block.lease.length, block.lease.crc, block.depth, block.stamp,
-                   expires_ms});
+    on_new_expiry(
+        {block.key, written.space.offset, block.lease.length, block.lease.crc, block.depth, block.stamp, expires_ms});
   }
   // A touch looks into DRAM first: one that came too early to find the block here is seen there now.
   uint64_t now_ms = expiry_in_dram(block);
@@ -219,8 +222,11 @@ void DiskTier::make_visible(const Written& written) {
 
 // The catalog has the block's row, or may have it: the space must not be used before that is gone.
 void DiskTier::take_back(const Written& written) {
-  push_operation({{catalog_key_of_block(written.block.key), std::nullopt}, written.block.key, written.space.offset,
-                  std::nullopt, written.space});
+  push_operation({{catalog_key_of_block(written.block.key), std::nullopt},
+                  written.block.key,
+                  written.space.offset,
+                  std::nullopt,
+                  written.space});
 }
 
 void DiskTier::free_space(const std::vector<Operation>& operations) {

@@ -71,7 +71,7 @@ void DiskTier::end_recovery(std::span<const std::unique_ptr<DiskTier>> disks) {
       if (one.disk != &disk) disk.index_.erase({&block.key, 1}, {&status, 1});
     });
   }
-  for (const auto& disk : disks) disk->recovered_ = {};
+  for (const auto& disk : disks) std::vector<StoredBlock>().swap(disk->recovered_);  // assigning {} keeps the memory
 }
 
 DiskTier::LatestBlocks DiskTier::keys_on_several(std::span<const std::unique_ptr<DiskTier>> disks) {

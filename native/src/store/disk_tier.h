@@ -113,6 +113,8 @@ class DiskTier {
   // after trouble.
   void on_durable(std::function<void(const Key&)> listener) { durable_listener_ = std::move(listener); }
   void on_healed(std::function<void()> listener) { healed_listener_ = std::move(listener); }
+  // Blocks have left their way to this disk: once for all of a commit.
+  void on_room(std::function<void()> listener) { room_listener_ = std::move(listener); }
 
  private:
   struct Operation {
@@ -180,6 +182,7 @@ class DiskTier {
   DiskTierCounters counters_{};
   std::function<void(const Key&)> durable_listener_;
   std::function<void()> healed_listener_;
+  std::function<void()> room_listener_;
 
   std::vector<StoredBlock> recovered_;
   std::vector<PinRow> recovered_pins_;

@@ -30,6 +30,15 @@ float width_of(size_t bin) { return start_of(bin + 1) - start_of(bin); }
 
 bool later(const ReturnClass& kind) { return kind.turn > 0; }
 
+// A fit looks at no more requests than this, evenly spread, so that nobody waits long for it.
+constexpr size_t kRequestsAFitMax = 8192;
+
+template <class Visit>
+void visit_sample(std::span<const PastRequest> requests, Visit visit) {
+  const size_t stride = requests.size() / kRequestsAFitMax + 1;
+  for (size_t at = 0; at < requests.size(); at += stride) visit(requests[at]);
+}
+
 // How long a conversation has been away, or was until it came back.
 struct Absence {
   size_t bin;
@@ -62,11 +71,11 @@ void ReturnModel::fit(std::span<const PastRequest> requests, uint64_t now) {
 void ReturnModel::fit_gaps(std::span<const PastRequest> requests) {
   std::array<size_t, kAges> returns{};
   size_t total = 0;
-  for (const PastRequest& request : requests) {
-    if (request.returned_after == 0 || request.kind.shared()) continue;
+  visit_sample(requests, [&](const PastRequest& request) {
+    if (request.returned_after == 0 || request.kind.shared()) return;
     ++returns[bin_of(request.returned_after)];
     ++total;
-  }
+  });
   size_t seen = 0;
   gap_limits_.fill(0);
   for (size_t bin = 0; bin < kAges; ++bin) {
@@ -81,14 +90,14 @@ void ReturnModel::fit_curves(std::span<const PastRequest> requests, uint64_t now
   std::array<Curve, kCurves> returns{};
   std::array<Curve, kCurves> exposure{};  // stamps at risk, times the factors
   std::array<Curve, kCurves> ended{};     // factors of those whose absence ended in the bin
-  for (const PastRequest& request : requests) {
+  visit_sample(requests, [&](const PastRequest& request) {
     const Absence absence(request, now);
     const float weight = factor(request.kind);
     const size_t curve = curve_of(request.kind);
     if (absence.returned) ++returns[curve][absence.bin];
     exposure[curve][absence.bin] += weight * absence.into_bin;
     ended[curve][absence.bin] += weight;
-  }
+  });
   for (size_t curve = 0; curve < kCurves; ++curve) {
     float beyond = 0;
     for (size_t bin = kAges; bin-- > 0; beyond += ended[curve][bin]) exposure[curve][bin] += beyond * width_of(bin);
@@ -132,9 +141,9 @@ void ReturnModel::fit_like_curves(std::span<const Curve> returns, std::span<cons
 void ReturnModel::fit_factors(std::span<const PastRequest> requests, uint64_t now) {
   std::array<std::array<float, 2>, ReturnClass::kTurns> turns{};
   std::array<std::array<std::array<float, 2>, ReturnClass::kSizes>, 2> sizes{};
-  for (const PastRequest& request : requests) {
+  visit_sample(requests, [&](const PastRequest& request) {
     const ReturnClass& kind = request.kind;
-    if (kind.shared()) continue;
+    if (kind.shared()) return;
     const Absence absence(request, now);
     const float base = cumulative_[kind.gap][absence.bin] + hazards_[kind.gap][absence.bin] * absence.into_bin;
     const float turn_factor = turn_factors_[kind.turn];
@@ -143,7 +152,7 @@ void ReturnModel::fit_factors(std::span<const PastRequest> requests, uint64_t no
     turns[kind.turn][1] += base * size_factor;
     sizes[later(kind)][kind.size][0] += absence.returned;
     sizes[later(kind)][kind.size][1] += base * turn_factor;
-  }
+  });
   const auto ratio = [](const std::array<float, 2>& counts) {
     return (counts[0] + kFactorBelief) / (counts[1] + kFactorBelief);
   };
@@ -153,8 +162,6 @@ void ReturnModel::fit_factors(std::span<const PastRequest> requests, uint64_t no
   }
 }
 
-// From the last age to the first: the best moment to give up is never before a later stretch that is worth more than
-// what comes before it, so such a stretch is merged into its predecessor.
 void ReturnModel::index_values() {
   for (uint8_t turn = 0; turn < ReturnClass::kTurns; ++turn) {
     for (uint8_t size = 0; size < ReturnClass::kSizes; ++size) {
@@ -162,28 +169,39 @@ void ReturnModel::index_values() {
       levels_[turn][size] = static_cast<uint8_t>(std::clamp(level, 0L, static_cast<long>(kLevels) - 1));
     }
   }
+  for (size_t gap = 0; gap < ReturnClass::kGaps; ++gap) {
+    for (size_t level = 0; level < kLevels; ++level) {
+      const int quarters = static_cast<int>(level) + kLowestLevel;
+      values_[gap][level] = values_of(hazards_[gap], std::exp2(static_cast<float>(quarters) / 4));
+    }
+  }
+  for (size_t curve = 0; curve < kSharedCurves; ++curve) {
+    shared_values_[curve] = values_of(hazards_[ReturnClass::kGaps + curve], 1);
+  }
+}
+
+// From the last age to the first: the best moment to give up is never before a later stretch that is worth more than
+// what comes before it, so such a stretch is merged into its predecessor.
+ReturnModel::Curve ReturnModel::values_of(const Curve& hazards, float weight) {
   struct Stretch {
     float hits, cost, survival;
   };
+  Curve values;
   std::array<Stretch, kAges> stretches;
-  for (size_t curve = 0; curve < kCurves; ++curve) {
-    for (size_t level = 0; level < kLevels; ++level) {
-      const float weight = std::exp2(static_cast<float>(static_cast<int>(level) + kLowestLevel) / 4);
-      size_t open = 0;
-      for (size_t bin = kAges; bin-- > 0;) {
-        const float hazard = hazards_[curve][bin] * weight;
-        const float returns = -std::expm1(-hazard * width_of(bin));
-        Stretch stretch{returns, returns / hazard, 1 - returns};
-        while (open > 0 && stretches[open - 1].hits * stretch.cost > stretch.hits * stretches[open - 1].cost) {
-          const Stretch& after = stretches[--open];
-          stretch = {stretch.hits + stretch.survival * after.hits, stretch.cost + stretch.survival * after.cost,
-                     stretch.survival * after.survival};
-        }
-        stretches[open++] = stretch;
-        values_[curve][level][bin] = stretch.hits / stretch.cost;
-      }
+  size_t open = 0;
+  for (size_t bin = kAges; bin-- > 0;) {
+    const float hazard = hazards[bin] * weight;
+    const float returns = -std::expm1(-hazard * width_of(bin));
+    Stretch stretch{returns, returns / hazard, 1 - returns};
+    while (open > 0 && stretches[open - 1].hits * stretch.cost > stretch.hits * stretches[open - 1].cost) {
+      const Stretch& after = stretches[--open];
+      stretch = {stretch.hits + stretch.survival * after.hits, stretch.cost + stretch.survival * after.cost,
+                 stretch.survival * after.survival};
     }
+    stretches[open++] = stretch;
+    values[bin] = stretch.hits / stretch.cost;
   }
+  return values;
 }
 
 float ReturnModel::factor(const ReturnClass& kind) const {
@@ -191,13 +209,15 @@ float ReturnModel::factor(const ReturnClass& kind) const {
 }
 
 size_t ReturnModel::curve_of(const ReturnClass& kind) {
-  return kind.shared() ? ReturnClass::kGaps + std::min<size_t>(kind.size / 2, kSharedCurves - 1) : kind.gap;
+  return kind.shared() ? ReturnClass::kGaps + shared_curve(kind) : kind.gap;
 }
+
+size_t ReturnModel::shared_curve(const ReturnClass& kind) { return std::min<size_t>(kind.size / 2, kSharedCurves - 1); }
 
 float ReturnModel::value(const ReturnClass& kind, uint64_t age) const {
   const size_t bin = std::min(bin_of(age), kAges - 2);
-  const size_t level = kind.shared() ? -kLowestLevel : levels_[kind.turn][kind.size];
-  const Curve& values = values_[curve_of(kind)][level];
+  const Curve& values =
+      kind.shared() ? shared_values_[shared_curve(kind)] : values_[kind.gap][levels_[kind.turn][kind.size]];
   const float into_bin = std::min(1.0F, (static_cast<float>(age) - start_of(bin)) / width_of(bin));
   return values[bin] + (values[bin + 1] - values[bin]) * into_bin;
 }

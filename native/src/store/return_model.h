@@ -24,7 +24,7 @@ class ReturnModel {
  public:
   ReturnModel();  // knows nothing yet: older is worth less
 
-  // Learns from all of them anew.
+  // Learns from them, or from a sample where they are many, and from nothing before.
   void fit(std::span<const PastRequest> requests, uint64_t now);
 
   // Returns expected for each stamp that a block is kept, when its request was of this class and is `age` stamps old.
@@ -44,9 +44,11 @@ class ReturnModel {
   void fit_gaps(std::span<const PastRequest> requests);
   void fit_curves(std::span<const PastRequest> requests, uint64_t now);
   [[nodiscard]] static size_t curve_of(const ReturnClass& kind);
+  [[nodiscard]] static size_t shared_curve(const ReturnClass& kind);
   void fit_like_curves(std::span<const Curve> returns, std::span<const Curve> exposure, std::span<Curve> hazards);
   void fit_factors(std::span<const PastRequest> requests, uint64_t now);
   void index_values();
+  [[nodiscard]] static Curve values_of(const Curve& hazards, float weight);
   [[nodiscard]] float factor(const ReturnClass& kind) const;
 
   std::array<Curve, kCurves> hazards_;     // returns a stamp
@@ -55,7 +57,8 @@ class ReturnModel {
   std::array<std::array<float, ReturnClass::kSizes>, 2> size_factors_;  // at the first turn, and later
   std::array<uint64_t, 2> gap_limits_;                                  // the longest short and middling gap
   std::array<std::array<uint8_t, ReturnClass::kSizes>, ReturnClass::kTurns> levels_;
-  std::array<std::array<Curve, kLevels>, kCurves> values_;
+  std::array<std::array<Curve, kLevels>, ReturnClass::kGaps> values_;
+  std::array<Curve, kSharedCurves> shared_values_;
 };
 
 }  // namespace kvstore

@@ -9,8 +9,8 @@
 // 32 bytes a block and 4 a leaf; some 50 for each request remembered, of which there are an eighth of the blocks, or
 // kRequestsRemembered if that is more.
 #include <algorithm>
+#include <array>
 #include <bit>
-#include <limits>
 #include <vector>
 
 #include "store/block_use.h"
@@ -30,7 +30,7 @@ namespace {
 
 constexpr size_t kRequestsRemembered = 4096;
 constexpr size_t kBlocksARequest = 8;  // requests are remembered for a multiple of the time blocks are
-constexpr size_t kFitsAWindow = 16;    // the model is fitted anew when this part of the requests is new
+constexpr size_t kFitsAWindow = 8;     // the model is fitted anew when this part of the requests is new
 constexpr size_t kRequestsAFitMin = 64;
 
 constexpr uint64_t kSharedAbsencesARecord = 4;
@@ -54,7 +54,7 @@ class ReusePolicy final : public EvictionPolicy {
  private:
   struct Candidate {
     uint32_t slot = kNone;
-    float value = 0;
+    uint32_t rank = 0;
   };
 
   void begin(uint64_t now);
@@ -66,7 +66,7 @@ class ReusePolicy final : public EvictionPolicy {
   void record(OpenRequest* request, uint32_t which, uint32_t digest);
   uint32_t open_record(uint64_t stamp);
 
-  float value(uint32_t slot, uint64_t now) const;
+  uint32_t rank(uint32_t slot, uint64_t now) const;
   void gather_candidates(uint64_t now);
   void refuse(uint32_t slot, uint64_t now);
   uint32_t ask_in_turn(const std::function<bool(uint32_t)>& evictable, uint32_t limit, uint64_t now);
@@ -313,32 +313,41 @@ void ReusePolicy::on_remove(uint32_t slot) {
   }
 }
 
-float ReusePolicy::value(uint32_t slot, uint64_t now) const {
+// The block's value in half octaves: what is learned is not exact enough to tell nearer values apart, and what was used
+// last goes last among equals.
+uint32_t ReusePolicy::rank(uint32_t slot, uint64_t now) const {
+  constexpr int kBitsBelowHalfOctaves = 22;  // of a positive float, whose bits rise with it
   const BlockUse& use = uses_[slot];
   // The newest request may be the one that the space is for: without the start of its chain the rest is useless.
-  if (use.stamp == newest_stamp_) return std::numeric_limits<float>::max();
+  if (use.stamp == newest_stamp_) return UINT32_MAX;
   const float returns = model_.value(use.kind(), use.age(now));
-  return use.shared ? returns : returns * coverage_.share(use.part());
+  const float value = use.shared ? returns : returns * coverage_.share(use.part());
+  return std::bit_cast<uint32_t>(value) >> kBitsBelowHalfOctaves;
 }
 
-// Leaves the candidates with the worst in front.
+// Leaves the candidates with the worst in front. The sample is from all over memory, so its misses must overlap.
 void ReusePolicy::gather_candidates(uint64_t now) {
   const std::span<const uint32_t> leaves = tree_.leaves();
   if (leaves.size() <= kSampled + kCandidatesKept) {
     candidates_.clear();
     for (const uint32_t slot : leaves) candidates_.push_back({slot, 0});
   } else {
-    for (size_t sampled = 0; sampled < kSampled; ++sampled) {
-      const uint32_t slot = leaves[draw() % leaves.size()];
-      const auto is_same = [slot](const Candidate& candidate) { return candidate.slot == slot; };
-      if (std::none_of(candidates_.begin(), candidates_.end(), is_same)) candidates_.push_back({slot, 0});
+    std::erase_if(candidates_,
+                  [this](const Candidate& one) { return !contains(one.slot) || !tree_.is_leaf(one.slot); });
+    std::array<const uint32_t*, kSampled> sampled;
+    for (const uint32_t*& leaf : sampled) {
+      leaf = &leaves[draw() % leaves.size()];
+      prefetch(leaf);
+    }
+    for (const uint32_t* leaf : sampled) prefetch(&uses_[*leaf]);
+    for (const uint32_t* leaf : sampled) {
+      const auto is_same = [leaf](const Candidate& candidate) { return candidate.slot == *leaf; };
+      if (std::none_of(candidates_.begin(), candidates_.end(), is_same)) candidates_.push_back({*leaf, 0});
     }
   }
-  std::erase_if(candidates_, [this](const Candidate& one) { return !contains(one.slot) || !tree_.is_leaf(one.slot); });
-  for (Candidate& candidate : candidates_) candidate.value = value(candidate.slot, now);
-  // Of equal worth the older, then the deeper.
+  for (Candidate& candidate : candidates_) candidate.rank = rank(candidate.slot, now);
   std::sort(candidates_.begin(), candidates_.end(), [this](const Candidate& a, const Candidate& b) {
-    if (a.value != b.value) return a.value < b.value;
+    if (a.rank != b.rank) return a.rank < b.rank;
     if (uses_[a.slot].stamp != uses_[b.slot].stamp) return uses_[a.slot].stamp < uses_[b.slot].stamp;
     return tree_.depth(a.slot) > tree_.depth(b.slot);
   });

@@ -25,14 +25,14 @@ TieredStore::TieredStore(std::byte* arena, uint64_t arena_bytes, std::span<const
     : options_(options),
       clock_(clock),
       dirty_bytes_max_(arena_bytes / 2),
-      dram_(arena_bytes, {.max_block_bytes = options.max_block_bytes}, clock, stamps_, make_lru_policy()),
+      dram_(arena_bytes, {.max_block_bytes = options.max_block_bytes}, clock, stamps_, make_reuse_policy()),
       queue_(dram_, clock),
       cold_(arena, dram_, disks_),
       pins_(clock, capacity_of_longest(arena_bytes, disks) / 100 * options.pin_share_percent) {
   options.disk.max_block_bytes = options.max_block_bytes;
   for (const auto& disk : disks) {
     disks_.push_back(
-        std::make_unique<DiskTier>(*disk, arena, dram_, queue_, clock, stamps_, make_lru_policy(), options.disk));
+        std::make_unique<DiskTier>(*disk, arena, dram_, queue_, clock, stamps_, make_reuse_policy(), options.disk));
     disks_.back()->on_healed([this] {
       if (options_.admission == Admission::kEager) save_all();
     });
@@ -51,12 +51,17 @@ void TieredStore::start() {
 }
 
 void TieredStore::stop() {
+  queue_.close();
   cold_.drain();
   for (const auto& disk : disks_) disk->stop();
 }
 
 void TieredStore::on_durable(std::function<void(const Key&)> listener) {
   for (const auto& disk : disks_) disk->on_durable(listener);
+}
+
+void TieredStore::on_room(const std::function<void()>& listener) {
+  for (const auto& disk : disks_) disk->on_room(listener);
 }
 
 uint64_t TieredStore::overflow_bytes() const {
@@ -184,7 +189,7 @@ bool TieredStore::can_save(uint32_t length) const { return any_healthy() && leng
 
 Status TieredStore::give_up(const Reservation& reservation, uint32_t crc, const BlockInfo& first) {
   const bool same = first.length == reservation.length && first.crc == crc;
-  dram_.abort(reservation);
+  dram_.withdraw(reservation);
   same ? dram_.count_exists() : dram_.count_conflict();
   return same ? Status::kExists : Status::kConflict;
 }

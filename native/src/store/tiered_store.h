@@ -94,6 +94,8 @@ class TieredStore {
   void on_publish(std::function<void(const Key&)> listener) { dram_.on_publish(std::move(listener)); }
   // A block is durable now, or will not be: ask `make_durable`. Called with no lock held. Set once, before `start`.
   void on_durable(std::function<void(const Key&)> listener);
+  // Writers that found no room may find some now. As `on_durable`.
+  void on_room(const std::function<void()>& listener);
 
   [[nodiscard]] BlockStore& dram() { return dram_; }
   [[nodiscard]] std::vector<std::unique_ptr<DiskTier>>& disks() { return disks_; }

@@ -113,7 +113,17 @@ uint64_t WriteQueue::lag_ms() const {
 bool WriteQueue::wait_settled(std::chrono::milliseconds timeout) const {
   std::unique_lock lock(mutex_);
   const uint64_t last = next_number_ - 1;
-  return settled_.wait_for(lock, timeout, [&] { return pushed_ns_.empty() || pushed_ns_.begin()->first > last; });
+  const auto settled = [&] { return pushed_ns_.empty() || pushed_ns_.begin()->first > last; };
+  settled_.wait_for(lock, timeout, [&] { return closed_ || settled(); });
+  return settled();
+}
+
+void WriteQueue::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  settled_.notify_all();
 }
 
 }  // namespace kvstore

@@ -52,6 +52,8 @@ class WriteQueue {
   [[nodiscard]] uint64_t lag_ms() const;  // since when the oldest is on its way
   // Waits until everything that was pushed before the call is settled; false when that took too long.
   [[nodiscard]] bool wait_settled(std::chrono::milliseconds timeout) const;
+  // Ends all waiting: what is on its way now stays there.
+  void close();
 
  private:
   struct Waiting {
@@ -83,6 +85,7 @@ class WriteQueue {
   std::unordered_map<Key, OnItsWay, ByDigest> known_;
   std::map<uint64_t, uint64_t> pushed_ns_;  // by number: the first is the oldest
   uint64_t next_number_ = 1;
+  bool closed_ = false;
   std::atomic<uint64_t> bytes_{0};
 };
 
