@@ -25,7 +25,7 @@ requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("py
 	extras = p["optional-dependencies"]; print(*t["build-system"]["requires"], *p["dependencies"], \
 	*(r for name in sys.argv[1:] for r in extras[name]), sep="\n")'
 
-.PHONY: help demo test test-long lint format sanitize asan tsan bench docs proto clean
+.PHONY: help demo test test-long lint format sanitize asan tsan bench replay docs proto clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -61,6 +61,10 @@ asan tsan: .venv/.stamp-requirements
 
 bench: .venv/.stamp-bench  ## Speed of each lane beside its bound; ARGS="--quick"
 	$(BIN)/kvstore bench $(ARGS)
+
+replay: .venv/.stamp-bench  ## Judges eviction policies by a request trace; TRACE=path
+	@test -n '$(TRACE)' || { echo "make replay TRACE=path/to/trace.jsonl" >&2; exit 1; }
+	$(BIN)/python -m benchmarks.replay '$(TRACE)' --synthetic $(ARGS)
 
 docs: .venv/.stamp-lint  ## Rewrites the pages that are generated from the code
 	$(BIN)/python -c 'from pathlib import Path; from kvstore.config import settings_markdown as page; \

@@ -123,9 +123,12 @@ class Client:
     operation then ends at once with status UNAVAILABLE, until `attach` succeeds."""
 
     def __init__(self, *, spin_us: int, max_block_bytes: int) -> None: ...
-    def attach(self, *, lane: str, host: str, address: bytes, socket: str, token: bytes, timeout_ms: int) -> str:
+    def attach(
+        self, *, lane: str, host: str, port: int, address: bytes, socket: str, token: bytes, timeout_ms: int
+    ) -> str:
         """Opens a session over `lane`: "mapped" (same host, through `socket`), or over UCX, "shm", "tcp", "rdma" or
-        "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric).
+        "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric). `port` is the TCP port
+        behind `address`.
 
         Returns what was really chosen: "mapped", or the UCX transports, such as "tcp/lo" or "posix/memory cma/memory".
         Replaces a session that was lost. Raises `ConnectionError` or `TimeoutError`.

@@ -46,7 +46,9 @@ def _beside_writer(figures: Figures) -> Goal:
 def _hits(figures: Figures) -> Goal:
     ratios = [one.write_back / one.idle for one in figures.hits]
     ratio = statistics.median(ratios)
-    return Goal("hits in memory during write-back / idle", "≥ 0.8", f"{ratio:.2f}", ratio >= 0.8, _rounds(ratios))
+    raw = statistics.median(one.raw_writes / one.idle for one in figures.hits)
+    note = f"{_rounds(ratios)}\nbeside raw writes, which take none of the node's time: {raw:.2f}"
+    return Goal("hits in memory during write-back / idle", "≥ 0.8", f"{ratio:.2f}", ratio >= 0.8, note)
 
 
 def _written(figures: Figures, size: int) -> Goal:

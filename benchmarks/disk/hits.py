@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,13 +16,15 @@ from benchmarks.disk.memory import BlockMemory
 from benchmarks.disk.settings import LARGE_BYTES, TIMEOUT_MS
 from benchmarks.disk.tier import LANE, Writer
 from kvstore import connect
-from kvstore.config import MIB
+from kvstore.config import GIB, MIB
 from kvstore.errors import KVStoreError
+from kvstore.transport import native
 
 __all__ = ["HitRates", "Hits"]
 
 _HOT_BYTES: Final = 64 * MIB
 _DEPTH: Final = 8
+_RAW_FILE_BYTES: Final = GIB
 _IDLE_S: Final = 0.2
 _BESIDE_WRITER_S: Final = 0.3
 
@@ -30,12 +33,14 @@ _BESIDE_WRITER_S: Final = 0.3
 class HitRates:
     """Bytes a second of reading from memory, medians over calls of eight blocks of 2 MiB.
 
-    `idle`; `write_back`: blocks that are in memory already go to disk, which no client does work for; `writer`: another
-    client writes without pause into memory alone; `writer_and_write_back`: it does, and everything goes to disk.
+    `idle`; `write_back`: blocks that are in memory already go to disk, which no client does work for; `raw_writes`:
+    somebody else writes to the disk as fast as it goes; `writer`: another client writes without pause into memory
+    alone; `writer_and_write_back`: it does, and everything goes to disk.
     """
 
     idle: float
     write_back: float
+    raw_writes: float
     writer: float
     writer_and_write_back: float
 
@@ -47,12 +52,17 @@ class Hits:
     alone. `eager` does at once.
     """
 
-    def __init__(self, waiting_url: str, eager_url: str, memory: BlockMemory, flushed_bytes: int) -> None:
+    def __init__(
+        self, waiting_url: str, eager_url: str, memory: BlockMemory, directory: Path, flushed_bytes: int
+    ) -> None:
         self._memory = memory
         self._flushed_blocks = flushed_bytes // LARGE_BYTES
         self._waiting = _HotBlocks(waiting_url, memory)
         self._eager = _HotBlocks(eager_url, memory)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
+        # Made by the thread that uses it.
+        arguments = (memory.source, memory.target, str(directory), _RAW_FILE_BYTES)
+        self._raw = self._thread.submit(native().DiskBounds, *arguments).result()
 
     def __enter__(self) -> Self:
         return self
@@ -68,11 +78,18 @@ class Hits:
         """One of each, one right after the other."""
         idle = self._waiting.read_for(_IDLE_S)
         write_back = self._beside_flush()
+        raw_writes = self._beside_raw_writes()
         with Writer(self._waiting.url, self._memory, LARGE_BYTES):
             writer = self._waiting.read_for(_BESIDE_WRITER_S)
         with Writer(self._eager.url, self._memory, LARGE_BYTES):
             both = self._eager.read_for(_BESIDE_WRITER_S)
-        return HitRates(idle, write_back, writer, both)
+        return HitRates(idle, write_back, raw_writes, writer, both)
+
+    def _beside_raw_writes(self) -> float:
+        writing = self._thread.submit(self._raw.measure, "write", LARGE_BYTES, _DEPTH, round(1000 * _IDLE_S))
+        rate = self._waiting.read_while(lambda: not writing.done())
+        writing.result()
+        return rate
 
     def _beside_flush(self) -> float:
         hot = self._waiting

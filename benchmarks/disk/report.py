@@ -124,8 +124,8 @@ class DiskReport:
         return table
 
     def _hits(self) -> Table:
-        headings = ("idle", "write-back", "writer alone", "writer, write-back")
-        columns = (Column(heading, justify="right", width=20) for heading in headings)
+        headings = ("idle", "write-back", "raw writes", "writer alone", "writer, write-back")
+        columns = (Column(heading, justify="right", width=max(len(heading) + 2, 14)) for heading in headings)
         table = framed_table(Column(ratio=1), *columns, title="hits in memory", note="calls of 8 blocks of 2 MiB, GB/s")
         rates = (
             statistics.median(getattr(one, field.name) for one in self.figures.hits)

@@ -63,7 +63,7 @@ def run_rounds(settings: DiskSettings, advance: Advance) -> Figures:
             stack.enter_context(_node(folder / name, settings.hits_memory_bytes, 4 * GIB, "--admission", name))
             for name in ("off", "eager")
         )
-        hits = stack.enter_context(Hits(waiting.url, eager.url, memory, settings.hits_memory_bytes // 2))
+        hits = stack.enter_context(Hits(waiting.url, eager.url, memory, folder, settings.hits_memory_bytes // 2))
         meter = NoiseMeter([node.pid, waiting.pid, eager.pid], folder)
         for number in range(settings.rounds):
             for tier in tiers:
@@ -92,7 +92,10 @@ def _node(directory: Path, memory_bytes: int, disk_bytes: int, *flags: str) -> S
 
 
 def _round(settings: DiskSettings, number: int, raw: _native.DiskBounds, tier: Tier) -> dict[str, float]:
-    """Each thing beside its bound; which of the two goes first changes from round to round."""
+    """The raw disk beside the tier; which of the two goes first changes from round to round.
+
+    Each reads right after it has written: what a host below us still has in its memory, it has of both.
+    """
     size, depth = tier.block_bytes, settings.depth
 
     def raw_rate(verb: str) -> dict[str, float]:
@@ -118,12 +121,10 @@ def _round(settings: DiskSettings, number: int, raw: _native.DiskBounds, tier: T
             **of_latencies("hit", tier.hit_singly()),
         }
 
-    writes = [lambda: raw_rate("write"), write_back]
-    reads = [lambda: raw_rate("read"), cold_reads]
+    sides = [lambda: raw_rate("write") | raw_rate("read"), lambda: write_back() | cold_reads()]
     measured: dict[str, float] = {}
-    for pair in (writes, reads):
-        for measure in pair if number % 2 == 0 else reversed(pair):
-            measured |= measure()
+    for measure in sides if number % 2 == 0 else reversed(sides):
+        measured |= measure()
     return measured | cold_latencies()
 
 

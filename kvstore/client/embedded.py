@@ -73,6 +73,7 @@ class EmbeddedSession(Session):
         return self.native.attach(
             lane=self.lane,
             host="127.0.0.1",
+            port=0,
             address=b"",
             socket=self._node.endpoints()[0][3],
             token=token,

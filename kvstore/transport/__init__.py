@@ -29,7 +29,9 @@ class NativeModule(Protocol):
     crc32c_implementation: Callable[[], str]
     ucx_version: Callable[[], str]
     Bounds: type[_native.Bounds]
+    DiskBounds: type[_native.DiskBounds]
     DiskCheck: type[_native.DiskCheck]
+    Replayer: type[_native.Replayer]
 
 
 @functools.cache

@@ -70,6 +70,7 @@ def attach(client: _native.Client, lane: str, hello: Hello, hosts: Sequence[str]
             endpoint = client.attach(
                 lane=name,
                 host=host,
+                port=hello.data_port,
                 address=hello.rdma_address if name.startswith("rdma") else hello.data_address,
                 socket=hello.local_socket,
                 token=hello.capability,

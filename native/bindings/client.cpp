@@ -72,11 +72,11 @@ class PyClient {
   PyClient(const PyClient&) = delete;
   PyClient& operator=(const PyClient&) = delete;
 
-  std::string attach(const std::string& lane, const std::string& host, const nb::bytes& address,
+  std::string attach(const std::string& lane, const std::string& host, uint16_t port, const nb::bytes& address,
                      const std::string& socket, const nb::bytes& token, uint32_t timeout_ms) {
     if (token.size() != kTokenBytes) throw nb::value_error("a token has 32 bytes");
     const auto* first = reinterpret_cast<const std::byte*>(address.c_str());
-    LaneTarget target{lane, host, Bytes(first, first + address.size()), socket, {}};
+    LaneTarget target{lane, host, port, Bytes(first, first + address.size()), socket, {}};
     std::memcpy(target.token.data(), token.c_str(), kTokenBytes);
     const nb::gil_scoped_release released;
     return client_.attach(target, timeout_ms);
@@ -224,7 +224,7 @@ void bind_client(nb::module_& module) {
 
   nb::class_<PyClient> type(module, "Client");
   type.def(nb::init<uint32_t, uint64_t>(), nb::kw_only(), "spin_us"_a, "max_block_bytes"_a)
-      .def("attach", &PyClient::attach, nb::kw_only(), "lane"_a, "host"_a, "address"_a, "socket"_a, "token"_a,
+      .def("attach", &PyClient::attach, nb::kw_only(), "lane"_a, "host"_a, "port"_a, "address"_a, "socket"_a, "token"_a,
            "timeout_ms"_a)
       .def_prop_ro("attached", [](const PyClient& self) { return self.client_.attached(); })
       .def(

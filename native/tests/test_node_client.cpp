@@ -36,7 +36,7 @@ class Cluster {
     const Node::Endpoint endpoint = node_->endpoints()[0];
     Bytes address = lane == "rdma-over-tcp" ? endpoint.rdma_address : endpoint.address;
     if (lane == "shm") address = node_->open_shm(0);
-    return {lane, "127.0.0.1", address, endpoint.socket_path, token_};
+    return {lane, "127.0.0.1", endpoint.port, address, endpoint.socket_path, token_};
   }
   [[nodiscard]] std::unique_ptr<Client> client(const std::string& lane) const {
     auto client = std::make_unique<Client>(ClientOptions{});

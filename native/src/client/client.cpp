@@ -66,7 +66,10 @@ std::unique_ptr<Lane> Client::open_lane(const LaneTarget& target, uint64_t deadl
   if (target.lane == "mapped") {
     return std::make_unique<MappedLane>(environment, target.socket_path, target.token, deadline_ns);
   }
-  return std::make_unique<UcxLane>(environment, profile_of(target), target.address, target.token, deadline_ns);
+  const SocketAddress listener =
+      target.lane == "tcp" ? SocketAddress::parse(target.host, target.port) : SocketAddress();
+  return std::make_unique<UcxLane>(environment, profile_of(target), listener, target.address, target.token,
+                                   deadline_ns);
 }
 
 std::string Client::attach(const LaneTarget& target, uint32_t timeout_ms) {

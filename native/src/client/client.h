@@ -21,6 +21,7 @@ struct ClientOptions {
 struct LaneTarget {
   std::string lane;         // "mapped", "shm", "tcp", "rdma" or "rdma-over-tcp"
   std::string host;         // numeric address of the node: chooses the network interface
+  uint16_t port = 0;        // TCP port behind `address`; 0 where there is none
   Bytes address;            // UCX address of the node's lane
   std::string socket_path;  // of the same-host channel
   std::array<std::byte, kTokenBytes> token{};

@@ -19,10 +19,17 @@ class ReceivedBlocks final : public BorrowedBlocks {
   std::vector<std::unique_ptr<std::byte[]>> blocks;
 };
 
-UcxLane::UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, ByteView address,
-                 std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns)
+UcxLane::UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, const SocketAddress& listener,
+                 ByteView address, std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns)
     : Lane(environment, static_cast<uint32_t>(profile.chunk_bytes)),
       worker_(std::make_unique<UcxWorker>(profile, *this)) {
+  // UCX 1.22 aborts the process when a TCP connection fails at once and something is sent over it all the same. So the
+  // node is looked for first: what is left is that it dies within these microseconds.
+  const uint64_t now_ns = environment.clock.now_ns();
+  const int left_ms = now_ns < deadline_ns ? static_cast<int>((deadline_ns - now_ns) / 1'000'000) : 0;
+  if (listener.port() != 0 && !listener.answers(left_ms)) {
+    throw std::runtime_error("nobody accepts connections at the node's data port");
+  }
   endpoint_ = &worker_->connect(address);
   greet(token, deadline_ns);
   description_ = endpoint_->lanes();

@@ -5,15 +5,17 @@
 #include <utility>
 
 #include "client/lane.h"
+#include "transport/socket_address.h"
 #include "transport/ucx_worker.h"
 
 namespace kvstore {
 
 class UcxLane final : public Lane, public UcxEvents, private ChunkSender {
  public:
-  // Connects and says hello. Throws OpenTimeout or std::runtime_error.
-  UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, ByteView address,
-          std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns);
+  // Connects and says hello. `listener` is the TCP port behind `address`, or no valid address where there is none.
+  // Throws OpenTimeout or std::runtime_error.
+  UcxLane(const LaneEnvironment& environment, const UcxProfile& profile, const SocketAddress& listener,
+          ByteView address, std::span<const std::byte, kTokenBytes> token, uint64_t deadline_ns);
   ~UcxLane() override;
 
   [[nodiscard]] bool prepare_sleep() override { return worker_->arm(); }

@@ -3,9 +3,11 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -65,6 +67,22 @@ class SocketAddress {
         fd >= 0 && bind(fd, get(), length()) == 0 && getsockname(fd, bound.get(), bound.length_out()) == 0;
     if (fd >= 0) close(fd);
     return found ? bound.port() : 0;
+  }
+
+  // Whether somebody accepts TCP connections here.
+  [[nodiscard]] bool answers(int timeout_ms) const {
+    const int fd = socket(family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return false;
+    bool connected = connect(fd, get(), length()) == 0;
+    if (!connected && errno == EINPROGRESS) {
+      pollfd event{fd, POLLOUT, 0};
+      int error = 0;
+      socklen_t size = sizeof(error);
+      connected =
+          poll(&event, 1, timeout_ms) == 1 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
+    }
+    close(fd);
+    return connected;
   }
 
   // Whether `other` names the same host, whatever the ports.
