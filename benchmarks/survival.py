@@ -87,9 +87,9 @@ def _kill(node: ServedNode, client: Client) -> None:
 
 
 ENDINGS: Final = (
-    Ending("stopped (SIGTERM), started again", _stop, loses_nothing=True),
-    Ending("flush(), kill -9, started again", _flush_and_kill, loses_nothing=True),
-    Ending("kill -9 at once, started again", _kill, loses_nothing=False),
+    Ending("stopped and started", _stop, loses_nothing=True),
+    Ending("flushed, kill -9, started", _flush_and_kill, loses_nothing=True),
+    Ending("kill -9 at once, started", _kill, loses_nothing=False),
 )
 
 
@@ -143,7 +143,9 @@ def show(console: Console, outcomes: Sequence[Outcome], blocks: int, memory: str
     columns = ("acknowledged", "BUSY", "other", "readable after", "wrong bytes", "burst", "end", "restart")
     right = (Column(name, justify="right", no_wrap=True) for name in columns)
     title = f"{blocks} blocks of 1 MiB into {memory} of memory and a disk"
-    table = Table(Column("the node is", style="bold"), *right, title=title, box=box.ROUNDED, border_style="cyan")
+    table = Table(
+        Column("the node is", style="bold", no_wrap=True), *right, title=title, box=box.ROUNDED, border_style="cyan"
+    )
     for one in outcomes:
         style = "green" if one.is_whole(blocks) else "red" if one.wrong else "yellow"
         table.add_row(

@@ -127,8 +127,8 @@ class Client:
         self, *, lane: str, host: str, port: int, address: bytes, socket: str, token: bytes, timeout_ms: int
     ) -> str:
         """Opens a session over `lane`: "mapped" (same host, through `socket`), or over UCX, "shm", "tcp", "rdma" or
-        "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric). `port` is the TCP port
-        behind `address`.
+        "rdma-over-tcp", to the worker at `address` by the network interface that leads to `host` (numeric).
+        `port` is the TCP port behind `address`.
 
         Returns what was really chosen: "mapped", or the UCX transports, such as "tcp/lo" or "posix/memory cma/memory".
         Replaces a session that was lost. Raises `ConnectionError` or `TimeoutError`.
@@ -206,7 +206,7 @@ class DiskFigures:
     def block_seconds(self) -> list[float]: ...
 
 class DiskBounds:
-    """What a disk can do without the store (native/src/bench/disk_bounds.h): one file in `directory`, O_DIRECT, io_uring.
+    """What a disk can do without the store (native/src/bench/disk_bounds.h): a file in `directory`, O_DIRECT, io_uring.
 
     Blocks are written from `source` and read into `target`, which begin on pages. For the thread that made it. Raises
     `OSError` where the file system refuses O_DIRECT, space or io_uring, and when a transfer fails.

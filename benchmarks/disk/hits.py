@@ -61,8 +61,9 @@ class Hits:
         self._eager = _HotBlocks(eager_url, memory)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
         # Made by the thread that uses it.
-        arguments = (memory.source, memory.target, str(directory), _RAW_FILE_BYTES)
-        self._raw = self._thread.submit(native().DiskBounds, *arguments).result()
+        self._raw = self._thread.submit(
+            lambda: native().DiskBounds(memory.source, memory.target, str(directory), _RAW_FILE_BYTES)
+        ).result()
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ class DiskSettings:
     memory_bytes: int = 256 * MIB
     hits_memory_bytes: int = 2 * GIB
     depth: int = 8
-    raw_ms: int = 800
+    raw_ms: int = 1200
     samples: int = 500
     rocks_bytes: int = 512 * MIB
     rocks_rounds: int = 3
@@ -51,7 +51,7 @@ class DiskSettings:
             rounds=2,
             data_bytes=768 * MIB,
             hits_memory_bytes=GIB,
-            raw_ms=300,
+            raw_ms=400,
             samples=150,
             rocks_bytes=128 * MIB,
             rocks_rounds=1,

@@ -70,11 +70,14 @@ class ServedNode:
                 stderr=standard_error,
                 start_new_session=True,
             )
-        # The line that a node prints when it is ready: "kvstore node ready: control HOST:PORT, ..."
-        found = re.search(r"control (\S+),", _first_line(self._process, Deadline(_START_TIMEOUT_MS)))
-        if found is None:
+        try:
+            # The line that a node prints when it is ready: "kvstore node ready: control HOST:PORT, ..."
+            found = re.search(r"control (\S+),", _first_line(self._process, Deadline(_START_TIMEOUT_MS)))
+            if found is None:
+                raise ConnectError("\n".join(["the node did not start", *self.log.splitlines()[-_LOG_LINES_SHOWN:]]))
+        except BaseException:  # an interrupt, too: whoever waits for the start has no node to stop yet
             self.kill()
-            raise ConnectError("\n".join(["the node did not start", *self.log.splitlines()[-_LOG_LINES_SHOWN:]]))
+            raise
         self.url = f"kv://{found[1]}"
 
     def stop(self) -> None:
@@ -99,7 +102,8 @@ class ServedNode:
     def __enter__(self) -> Self:
         try:
             self.start()
-        except BaseException:
+        except BaseException:  # an interrupt, too, leaves no node
+            self.kill()
             self._folder.cleanup()
             raise
         return self

@@ -26,7 +26,7 @@ _MEANINGS = {
     "overlaps": "the bytes belong to another block now",
     "outside": "there is no such place on this disk",
     "malformed": "the row cannot be decoded",
-    "orphaned": "a pin of a block that is not here",
+    "orphaned": "a pin of a block that is not here: left by a crash, no damage",
 }
 
 
@@ -62,8 +62,9 @@ class DiskReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing at all is wrong."""
-        return not (self.catalog_damage or self.extent_damage or self.findings)
+        """Whether nothing is wrong but what a crash may leave behind."""
+        damage = [finding for finding in self.findings if finding.why != "orphaned"]
+        return not (self.catalog_damage or self.extent_damage or damage)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -115,7 +115,7 @@ class PyNode {
   [[nodiscard]] nb::list disk_damage(size_t number) const {
     (void)disk(number);
     nb::list lines;
-    for (const DiskDamage& damage : node_->extents(number).damage()) lines.append(damage.path + ": " + damage.what);
+    for (const DiskDamage& damage : node_->extents(number).damage()) lines.append(damage.what);
     return lines;
   }
 

@@ -110,20 +110,34 @@ TEST(tiered_cold, an_erased_block_is_not_brought_back_by_a_read) {
   CHECK_EQ(fixture.stat("nvme_used_bytes") + fixture.stat("used_bytes"), 0u);
 }
 
-// The read of version 1 is still under way when version 2 is on disk: who asks now gets version 2.
-TEST(tiered_cold, a_read_that_was_cancelled_is_not_joined) {
-  ColdBlock fixture;
-  fixture.disk().memory.delay(milliseconds(50));
-  Fetched first = fixture.start();
-  CHECK(fixture.erase(1) == Status::kOk);
-  Reservation reservation;
-  CHECK(fixture.reserve(1, &reservation) == Status::kOk);
-  CHECK(fixture.publish(reservation, 1, 2, 0, true) == Status::kOk);
-  // On disk behind the read; the disk ends one after another, so look as soon as it is there.
-  CHECK(fixture.durable(1) == Status::kOk);
-  fixture.evict_dram();
-  CHECK(fixture.get(1) == std::optional<uint64_t>(2));
-  CHECK(status_of(first) == Status::kMiss);
+// The read of version 1 is still under way on its disk when version 2 is on another one: who asks now gets version 2.
+TEST(tiered_cold, only_a_read_of_the_same_block_is_joined) {
+  for (const bool erased : {true, false}) {
+    TierOptions options{.disk_bytes = {8 << 20, 8 << 20}};
+    options.store.disk.writes_in_flight = 1;
+    TierFixture fixture(options);
+    CHECK(fixture.put_durable(1, 1, 1'000) == Status::kOk);
+    fixture.evict_dram();
+    const size_t slow = fixture.catalog(0).has(1) ? 0 : 1;
+    fixture.disk(slow).memory.hold();
+    Fetched first;
+    CHECK(fixture.start_fetch(1, &first) == Status::kOk);
+    // Until its writer stands still, too, so that the other disk takes all that comes.
+    for (uint64_t number = 100; fixture.disk(slow).memory.waiting() < 2; ++number) {
+      CHECK(fixture.put_patiently(number) == Status::kOk);
+    }
+    if (erased) CHECK(fixture.erase(1) == Status::kOk);
+    if (!erased) fixture.clock().advance_ms(1'000);
+    CHECK(fixture.put_durable(1, 2) == Status::kOk);
+    CHECK(fixture.catalog(1 - slow).has(1));
+    TierFixture::wait_until([&] {
+      fixture.store().evict(4 << 20);
+      return !fixture.in_dram(1);
+    });
+    CHECK(fixture.get(1) == std::optional<uint64_t>(2));
+    fixture.disk(slow).memory.release();
+    CHECK(status_of(first) == Status::kMiss);
+  }
 }
 
 TEST(tiered_cold, no_room_in_dram_is_busy) {

@@ -51,34 +51,6 @@ TEST(tiered_order, space_is_free_when_the_deletion_is_committed) {
   CHECK_EQ(fixture.stat("nvme_used_bytes"), 0u);
 }
 
-// The first block of the name expires, and goes, while the row of the second is being committed: the deletion of the
-// first must not take the second's row.
-TEST(tiered_order, a_late_deletion_spares_the_row_of_the_next_block) {
-  TierFixture fixture({.commits_by_itself = false});
-  CHECK(fixture.put(1, 1, 1'000) == Status::kOk);
-  fixture.commit_all();
-  fixture.clock().advance_ms(1'000);
-  // Nobody has looked at the first on disk yet: the second comes as from a writer that had asked before.
-  Reservation reservation;
-  CHECK(fixture.reserve(1, &reservation) == Status::kOk);
-  std::byte* bytes = fixture.arena().data() + reservation.offset;
-  fill(bytes, reservation.length, 1, 2);
-  CHECK(fixture.store().dram().publish(reservation, crc32c(bytes, reservation.length), 0) == Status::kOk);
-  CHECK(fixture.store().make_durable(key_of(1)) == Status::kBusy);
-  for (int commits = 0; commits < 2; ++commits) {
-    const Commit commit = next_commit(fixture);
-    fixture.store().sweep_expired(10'000);
-    fixture.finish(commit);
-    if (fixture.on_disk(1)) break;
-  }
-  fixture.commit_all();
-  CHECK(fixture.store().make_durable(key_of(1)) == Status::kOk);
-  CHECK(fixture.catalog().has(1));
-  fixture.check_idle();
-  fixture.crash(1);
-  CHECK(fixture.get(1) == std::optional<uint64_t>(2));
-}
-
 // A commit that failed may have arrived: its rows' space waits until they are surely gone.
 TEST(tiered_order, the_space_of_a_row_that_may_exist_is_not_used) {
   TierFixture fixture({.commits_by_itself = false});

@@ -162,3 +162,23 @@ TEST(tiered_threads, a_few_names_fought_over) {
   fixture.crash(1);
   for (uint64_t number = 0; number < kNames; ++number) CHECK(fixture.get(number).has_value());
 }
+
+// Deletion races with every step of the way to the disk; what comes out is always: gone.
+TEST(tiered_threads, erased_at_any_moment_is_erased) {
+  TierFixture fixture;
+  std::mt19937_64 random(1);
+  for (uint64_t number = 0; number < 2'000; ++number) {
+    CHECK(fixture.put_patiently(number) == Status::kOk);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(random() % 300);
+    while (std::chrono::steady_clock::now() < until) {
+    }
+    CHECK(fixture.erase(number) == Status::kOk);
+    CHECK(!fixture.contains(number));
+    if (number % 50 == 49) CHECK(fixture.flush());
+    for (uint64_t before = number - number % 50; number % 50 == 49 && before <= number; ++before) {
+      CHECK(!fixture.contains(before));
+    }
+  }
+  CHECK_EQ(fixture.catalog().size(), 0u);
+  fixture.check_idle();
+}

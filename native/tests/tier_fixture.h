@@ -199,7 +199,14 @@ class TierFixture {
     }
     start();
   }
-  ~TierFixture() { end(0); }
+  ~TierFixture() noexcept(false) {
+    const bool failed = std::uncaught_exceptions() > 0;
+    try {
+      end(0);
+    } catch (const Failure&) {
+      if (!failed) throw;  // else the first failure is the one to tell
+    }
+  }
 
   [[nodiscard]] TieredStore& store() { return *store_; }
   [[nodiscard]] DiskTier& tier(size_t number = 0) { return *store_->disks()[number]; }

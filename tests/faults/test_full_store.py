@@ -76,12 +76,10 @@ class TestEviction:
         names = chain("asked for", FITTING)
         for at in range(FITTING):
             assert store.put(names[at : at + 1], contents_of(names[at : at + 1])).all_ok
-        assert store.exists(names[:1]).all()
-        node.evict(1)
-        assert store.exists(names).tolist() == [False] + [True] * (FITTING - 1)
         assert store.touch(names[1:2]).all()
-        node.evict(1)
-        assert store.exists(names).tolist() == [False, True, False] + [True] * (FITTING - 3)
+        assert store.exists(names[:1]).all()
+        node.evict((FITTING - 1) * MIB)
+        assert store.exists(names).tolist() == [False, True] + [False] * (FITTING - 2)
 
     def test_sizes_that_do_not_go_together(self, node, patient):
         """Small blocks all over the store, every other one deleted: what is left must go for a large one."""

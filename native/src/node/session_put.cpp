@@ -43,6 +43,7 @@ bool Session::grant_put(const Request& request, bool now_or_never) {
     BlockInfo info;
     if (!room) {
       block.status = Status::kBusy;
+      if (store.overflow_bytes() == 0) store.count_busy();  // otherwise it is asked for again
     } else if (store.find(block.key, &info)) {
       block.status = Status::kExists;
       entries[i].length = info.length;

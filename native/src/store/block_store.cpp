@@ -221,6 +221,8 @@ void BlockStore::withdraw(const Reservation& reservation) {
   impl_->give_back(reservation);
 }
 
+void BlockStore::count_busy() { impl_->counters.put_busy.fetch_add(1); }
+
 void BlockStore::count_conflict() { impl_->counters.put_conflicts.fetch_add(1); }
 
 void BlockStore::count_exists() { impl_->counters.put_exists.fetch_add(1); }

@@ -131,6 +131,7 @@ class BlockStore {
   [[nodiscard]] uint64_t expiry_ms(uint64_t ttl_ms) const;
   void abort(const Reservation& reservation);
   void withdraw(const Reservation& reservation);  // the same, where nobody's put failed
+  void count_busy();                              // a writer was refused before it could reserve
   void count_conflict();                          // a writer found another checksum before sending its bytes
   void count_exists();                            // ... or the same one
 

@@ -70,6 +70,7 @@ class TieredStore {
   // `durable` sends the block to disk whatever admission says.
   Status publish(const Key& key, const Reservation& reservation, uint32_t crc, uint64_t ttl_ms, bool durable);
   void abort(const Reservation& reservation) { dram_.abort(reservation); }
+  void count_busy() { dram_.count_busy(); }
   void count_exists() { dram_.count_exists(); }
   void count_conflict() { dram_.count_conflict(); }
   // What has become of a block that shall be durable. kOk: it is. kBusy: on its way. kNotDurable: it is not, and will
