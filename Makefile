@@ -25,10 +25,10 @@ requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("py
 	extras = p["optional-dependencies"]; print(*t["build-system"]["requires"], *p["dependencies"], \
 	*(r for name in sys.argv[1:] for r in extras[name]), sep="\n")'
 
-.PHONY: help demo test test-long lint format sanitize asan tsan bench replay docs proto clean
+.PHONY: help demo test test-long lint format sanitize asan tsan bench bench-disk survival replay docs proto clean
 
 help:  ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: .venv/.stamp-package  ## The main job: a node, an engine that prefills, a second engine that loads the KV
 	$(BIN)/kvstore demo $(ARGS)
@@ -61,6 +61,12 @@ asan tsan: .venv/.stamp-requirements
 
 bench: .venv/.stamp-bench  ## Speed of each lane beside its bound; ARGS="--quick"
 	$(BIN)/kvstore bench $(ARGS)
+
+bench-disk: .venv/.stamp-package  ## Speed of the NVMe tier beside the raw disk; ARGS="--quick", "--recovery"
+	$(BIN)/python -m benchmarks.disk $(ARGS)
+
+survival: .venv/.stamp-package  ## A burst larger than memory, then restart and kill -9: how many blocks are left
+	$(BIN)/python -m benchmarks.survival $(ARGS)
 
 replay: .venv/.stamp-bench  ## Judges eviction policies by a request trace; TRACE=path
 	@test -n '$(TRACE)' || { echo "make replay TRACE=path/to/trace.jsonl" >&2; exit 1; }

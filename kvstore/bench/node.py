@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ __all__ = ["MeasuredNode", "ServedNode", "served_node"]
 _START_TIMEOUT_MS: Final = 60_000
 _END_TIMEOUT_S: Final = 60.0
 _LOG_LINES_SHOWN: Final = 12
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,16 @@ class ServedNode:
 
     def start(self) -> None:
         """Returns when the node serves."""
-        with self._log.open("ab") as standard_error:
-            self._process = subprocess.Popen(
-                # In a session of its own, so that Ctrl-C reaches only us, and we end it in order.
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=standard_error,
-                start_new_session=True,
-            )
         try:
+            with self._log.open("ab") as standard_error, _interrupts_held_back():
+                self._process = subprocess.Popen(
+                    # In a session of its own, so that Ctrl-C reaches only us, and we end it in order.
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=standard_error,
+                    start_new_session=True,
+                )
             # The line that a node prints when it is ready: "kvstore node ready: control HOST:PORT, ..."
             found = re.search(r"control (\S+),", _first_line(self._process, Deadline(_START_TIMEOUT_MS)))
             if found is None:
@@ -121,6 +124,23 @@ def served_node(memory_bytes: int, max_block_bytes: int) -> Iterator[MeasuredNod
     flags = ("--memory", str(memory_bytes), "--max-block", str(max_block_bytes), "--threads", "1", "--prefault")
     with ServedNode(*flags) as node:
         yield MeasuredNode(node.url, node.pid)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """One between the birth of a child and the moment when we know its name would leave it behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where no interrupt arrives
+        return
+    held: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for interrupt in held:
+            signal.raise_signal(interrupt)
 
 
 def _first_line(process: subprocess.Popen[bytes], deadline: Deadline) -> str:

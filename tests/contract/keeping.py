@@ -27,14 +27,18 @@ class Keeping(ContractBase):
 
     @pytest.fixture
     def flood(self, store: Any, keys: FreshKeys) -> Any:
-        """`flood()` writes so much that memory holds nothing else that may go."""
+        """`flood()` writes so much that memory holds nothing else that may go. Others find the store as it was."""
         piece = np.zeros(8 << 20, np.uint8)
+        written = []
 
         def write() -> None:
             for _ in range(2 * counters(store)["capacity_bytes"] // piece.nbytes):
-                assert store.put(keys(1), [piece]).all_ok
+                written.append(keys(1))
+                assert store.put(written[-1], [piece]).all_ok
 
-        return write
+        yield write
+        for names in written:
+            store.delete(names)
 
     def test_a_durable_put_says_whether_the_blocks_are(self, store, keys, has_disk):
         names = keys(3)
