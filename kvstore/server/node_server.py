@@ -21,7 +21,6 @@ from kvstore.disks import NodeDisks
 from kvstore.errors import ConfigError
 from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.server.control_service import ControlService
-from kvstore.server.metrics import serve_metrics
 from kvstore.transport import native
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.lanes import rdma_transports
@@ -90,6 +89,8 @@ class NodeServer:
     def _serve_metrics(self, node: _native.Node, opened: AsyncExitStack) -> None:
         if self.config.metrics_address is None:
             return
+        from kvstore.server.metrics import serve_metrics  # some MiB that other nodes do without
+
         serving = ExitStack()
         self.metrics_address = serve_metrics(node, NodeAddress(*self.config.metrics_address), serving)
         opened.push_async_callback(asyncio.to_thread, serving.close)
