@@ -109,6 +109,7 @@ void BlockStore::Impl::touch(Stamp stamp, uint32_t first_depth, std::span<const 
     const auto [slot, generation] = found[index];
     // A slot is given to another block only after the policy was told of the removal, under the lock held here.
     if (slot == kNone || pool[slot].generation.load(std::memory_order_relaxed) != generation) continue;
+    if (!policy->contains(slot)) continue;  // removed: its key may be another's at any moment
     touched[count++] = {slot, first_depth + index, tag_of(pool[slot].key)};
   }
   policy->on_touch(stamp, std::span(touched).first(count));
