@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from kvstore.cli.fsck_report import DiskReport, Finding
-from kvstore.disks import Catalog, CatalogReader, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog, CatalogReader
 from kvstore.errors import ConfigError, KVStoreError
 from kvstore.transport import native
 

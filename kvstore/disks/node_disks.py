@@ -9,7 +9,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from kvstore.config import NodeConfig
-from kvstore.disks.catalog import Catalog
 from kvstore.disks.disk_directory import DiskDirectory
 from kvstore.disks.recovery import recover
 from kvstore.disks.write_back import CommitThread
@@ -18,6 +17,7 @@ from kvstore.transport import fork
 
 if TYPE_CHECKING:
     from kvstore import _native
+    from kvstore.disks.catalog import Catalog
 
 __all__ = ["NodeDisks"]
 
@@ -39,10 +39,7 @@ class NodeDisks:
             for path, _ in config.disks:
                 directory = DiskDirectory(path, create=True)
                 opened.callback(directory.close)
-                try:
-                    catalog = Catalog(directory)
-                except OSError as error:
-                    raise ConfigError(f"disk directory {directory.path} cannot be used: {error}") from error
+                catalog = _open_catalog(directory)
                 opened.callback(catalog.close)
                 self._disks.append((directory, catalog))
             self._opened = opened.pop_all()
@@ -104,3 +101,12 @@ class NodeDisks:
         fork.keep_forever(self)
         for directory, _ in self._disks:
             directory.close()
+
+
+def _open_catalog(directory: DiskDirectory) -> Catalog:
+    from kvstore.disks.catalog import Catalog  # RocksDB: some MiB that processes without a disk do without
+
+    try:
+        return Catalog(directory)
+    except OSError as error:
+        raise ConfigError(f"disk directory {directory.path} cannot be used: {error}") from error

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvstore.config import format_bytes
-from kvstore.disks.catalog import Catalog
 from kvstore.disks.disk_directory import DiskDirectory
 
 if TYPE_CHECKING:
     from kvstore import _native
+    from kvstore.disks.catalog import Catalog
 
 __all__ = ["recover"]
 

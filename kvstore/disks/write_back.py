@@ -6,11 +6,11 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from kvstore.disks.catalog import Catalog
 from kvstore.disks.disk_directory import DiskDirectory
 
 if TYPE_CHECKING:
     from kvstore import _native
+    from kvstore.disks.catalog import Catalog
 
 __all__ = ["CommitThread"]
 

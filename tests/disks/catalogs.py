@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from tests.node_process import wait_until
 
 __all__ = ["COMMIT_ROWS", "commit_all", "crashed_copy", "read_all", "some_rows"]

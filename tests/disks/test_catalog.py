@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from tests.disks.catalogs import COMMIT_ROWS, commit_all, crashed_copy, read_all, some_rows
 
 
@@ -61,7 +62,8 @@ def test_deletes_more_than_a_batch(directory):
 def test_survives_kill_9(tmp_path):
     script = """
 import os, signal, sys
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from tests.disks.catalogs import some_rows
 catalog = Catalog(DiskDirectory(sys.argv[1], create=True))
 rows = some_rows(20_000)

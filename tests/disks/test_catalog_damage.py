@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from tests.disks.catalogs import COMMIT_ROWS, commit_all, crashed_copy, read_all, some_rows
 
 ROWS = 150_000

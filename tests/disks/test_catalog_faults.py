@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from tests.disks.catalogs import COMMIT_ROWS, read_all, some_rows
 from tests.support.file_systems import small_file_system
 

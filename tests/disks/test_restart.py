@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import kvstore
-from kvstore.disks import Catalog, DiskDirectory
+from kvstore.disks import DiskDirectory
+from kvstore.disks.catalog import Catalog
 from kvstore.errors import ConfigError, ConnectError
 from tests.node_process import BLOCK_BYTES, NodeProcess, some_blocks, some_keys, wait_until
 from tests.support.file_systems import small_file_system

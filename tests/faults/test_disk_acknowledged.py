@@ -196,7 +196,7 @@ class TestDiskFailingSince:
         names = self.put(row, store)
         assert_there(store, names)
         failing()
-        row.node.wait_for_counters("the disk is healthy", HEALING_S, nvme_disks_in_trouble=0)
+        row.node.wait_for_counters("what waited is saved", HEALING_S, nvme_disks_in_trouble=0, write_queue_blocks=0)
         if row.admission == "after-first-reuse":
             before = row.node.counters
             assert_there(store, names)

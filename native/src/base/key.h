@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -22,5 +23,10 @@ struct Key {
   }
 };
 static_assert(sizeof(Key) == kKeyBytes);
+
+// For unordered containers.
+struct KeyHash {
+  size_t operator()(const Key& key) const { return key.digest(); }
+};
 
 }  // namespace kvstore

@@ -94,6 +94,15 @@ bool BlockStore::hold(const Key& key, Lease* lease) {
   return true;
 }
 
+bool BlockStore::look(const Key& key, Lease* lease) const {
+  Impl::Shard& shard = impl_->shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
+  if (slot == Impl::kNone) return false;
+  *lease = impl_->unleased(slot);
+  return true;
+}
+
 Lease BlockStore::share(const Lease& lease) {
   // Leased, so neither the state nor the count is about to reach its end: no lock is needed.
   KVSTORE_ASSERT(impl_->pool[lease.slot].life.leases() > 0);

@@ -112,6 +112,8 @@ class BlockStore {
   void release(const Lease& lease);
   // A lease without a touch and without being counted as a hit or a miss; false when the block is not visible.
   [[nodiscard]] bool hold(const Key& key, Lease* lease);
+  // What `hold` would answer, without the lease: there is nothing to release.
+  [[nodiscard]] bool look(const Key& key, Lease* lease) const;
   // One more lease on what is leased already.
   [[nodiscard]] Lease share(const Lease& lease);
   [[nodiscard]] uint32_t match(std::span<const Key> keys, Stamp stamp, uint32_t first_depth);

@@ -60,6 +60,11 @@ Lease BlockStore::Impl::lease(uint32_t slot) {
     counters.leased_bytes.fetch_add(block.space_bytes());
   }
   counters.leases.fetch_add(1);
+  return unleased(slot);
+}
+
+Lease BlockStore::Impl::unleased(uint32_t slot) const {
+  const Block& block = pool[slot];
   return {slot,           block.generation.load(std::memory_order_relaxed),
           block.offset(), block.length,
           block.crc,      block.expires_ms};

@@ -60,12 +60,13 @@ struct BlockStore::Impl {
   Shard& shard_of(const Key& key) { return shards[(key.digest() >> 56) & (shards.size() - 1)]; }
   static uint32_t tag_of(const Key& key) { return static_cast<uint32_t>(key.digest()); }
 
-  // These five need the shard's lock. `find_live` removes the block it finds if that has expired. `remove` counts the
+  // These six need the shard's lock. `find_live` removes the block it finds if that has expired. `remove` counts the
   // reason and frees the space unless the block is leased; the slot may belong to another block when it returns.
   uint32_t find_live(Shard& shard, const Key& key, uint64_t now_ms);
   void insert(Shard& shard, const Reservation& reservation);
   void remove(Shard& shard, uint32_t slot, Removal reason);
   Lease lease(uint32_t slot);
+  [[nodiscard]] Lease unleased(uint32_t slot) const;  // what `lease` would answer
   void set_expiry(uint32_t slot, uint64_t expires_ms, Stamp stamp, uint32_t depth);
 
   // Calls on_found(index, slot) for each key of the batch with a live block, with its shard locked, in any order.

@@ -130,10 +130,7 @@ bool ColdReads::adopt(const Read& read, Lease* lease) {
 
 // Whether the disk still has the block that was read, with what it says of it now.
 bool ColdReads::find_on_disk(const Read& read, Lease* now) {
-  BlockStore& index = read.disk->index();
-  if (!index.hold(read.key, now)) return false;
-  index.release(*now);
-  return now->is_of_same_block(read.on_disk);
+  return read.disk->index().look(read.key, now) && now->is_of_same_block(read.on_disk);
 }
 
 void ColdReads::cancel(const Key& key) {

@@ -49,9 +49,6 @@ class ColdReads {
     bool cancelled = false;
     std::vector<FetchDone> waiting;
   };
-  struct ByDigest {
-    size_t operator()(const Key& key) const { return key.digest(); }
-  };
 
   DiskTier* find(const Key& key, Stamp stamp, uint32_t depth, Lease* lease) const;
   bool join(const Read& read, FetchDone& done);  // with the lock
@@ -67,7 +64,7 @@ class ColdReads {
   std::mutex mutex_;
   std::condition_variable ended_;
   // The read that a key can be joined to: not one that was cancelled, nor one of an earlier block of the key.
-  std::unordered_map<Key, std::shared_ptr<Read>, ByDigest> open_;
+  std::unordered_map<Key, std::shared_ptr<Read>, KeyHash> open_;
   uint32_t active_ = 0;  // reads whose callbacks have not all returned
 };
 

@@ -142,8 +142,7 @@ bool DiskTier::drop(const Written& written) {
 bool DiskTier::still_holds(const Operation& operation) {
   if (!operation.block) return true;
   Lease visible;
-  const bool is_visible = index_.hold(*operation.block, &visible);
-  if (is_visible) index_.release(visible);
+  const bool is_visible = index_.look(*operation.block, &visible);
   const bool deletes = !operation.catalog.value;
   return deletes ? !is_visible : is_visible && visible.offset == operation.offset;
 }
@@ -159,9 +158,7 @@ CatalogOperation DiskTier::row_of(Written* written) const {
 // The block may have been touched since it was sent. 0, long over, when it is not there any more.
 uint64_t DiskTier::expiry_in_dram(const DirtyBlock& block) const {
   Lease now;
-  if (!dram_.hold(block.key, &now)) return 0;
-  dram_.release(now);
-  return now.is_of_same_block(block.lease) ? now.expires_ms : 0;
+  return dram_.look(block.key, &now) && now.is_of_same_block(block.lease) ? now.expires_ms : 0;
 }
 
 void DiskTier::finish_commit(uint64_t id, bool committed, const std::string& error) {

@@ -80,7 +80,7 @@ void DiskTier::write_loop() {
       continue;
     }
     Reservation space;
-    if (make_room(*block, &space)) {
+    if (has_turn() && make_room(*block, &space)) {  // trouble may have come while it waited for a block
       KVSTORE_FAILPOINT("write-back.reserved");
       start_write(*block, space);
     } else {
@@ -89,19 +89,30 @@ void DiskTier::write_loop() {
   }
 }
 
-// In trouble one write at a time tries whether it is over.
 bool DiskTier::wait_for_turn() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    const bool full = !trouble_.empty() || in_flight_ >= options_.writes_in_flight ||
-                      in_flight_bytes_ >= options_.write_bytes_in_flight;
-    if ((in_flight_ == 0 || !full) && may_try()) return true;
+    if (may_write()) return true;
     turn_.wait_for(lock, kIdleWait);
   }
   return false;
 }
 
-bool DiskTier::may_try() const { return trouble_.empty() || clock_.now_ns() >= retry_ns_; }
+bool DiskTier::has_turn() const {
+  const std::lock_guard lock(mutex_);
+  return may_write();
+}
+
+// In trouble a disk leaves the blocks to the others. Whether commits work again the catalog's thread finds out alone;
+// whether writes do, one block at a time.
+bool DiskTier::may_write() const {
+  if (!trouble_.empty()) {
+    const bool trying = in_flight_ > 0 || !written_.empty() || !committing_written_.empty();
+    return write_failed_ && !trying && clock_.now_ns() >= retry_ns_;
+  }
+  if (in_flight_ == 0) return true;
+  return in_flight_ < options_.writes_in_flight && in_flight_bytes_ < options_.write_bytes_in_flight;
+}
 
 bool DiskTier::make_room(const DirtyBlock& block, Reservation* space) {
   while (true) {
@@ -149,23 +160,32 @@ void DiskTier::on_written(const Written& written, int error) {
   if (error != 0) {
     ++counters_.write_errors;
     fail(std::string("a block cannot be written: ") + std::strerror(error));
-    index_.abort(written.space);
-    queue_.put_back(written.block);
   } else {
     KVSTORE_FAILPOINT("write-back.written");
     ++counters_.written_blocks;
     counters_.written_bytes += ExtentAllocator::rounded(written.block.lease.length);
   }
+  const bool kept = error == 0 && may_commit();
+  if (!kept) {
+    index_.abort(written.space);
+    queue_.put_back(written.block);
+  }
   // Notified under the lock: `stop` may let the tier be destroyed as soon as nothing is in flight.
   const std::lock_guard lock(mutex_);
   // Who commits waits for the first of a group; it looks at the clock for the rest.
-  const bool news = written_.empty() || error != 0 || stopping_;
-  if (error == 0) written_.push_back(written);
+  const bool news = written_.empty() || !kept || stopping_;
+  if (kept) written_.push_back(written);
   write_failed_ = error != 0;
   --in_flight_;
   in_flight_bytes_ -= written.block.lease.length;
   if (news) changed_.notify_all();
   turn_.notify_one();
+}
+
+// Not while commits fail: another disk may take the block meanwhile.
+bool DiskTier::may_commit() const {
+  const std::lock_guard lock(mutex_);
+  return trouble_.empty() || write_failed_;
 }
 
 // Not on its way any more, whatever has become of it.
@@ -206,8 +226,6 @@ std::string DiskTier::trouble() const {
   const std::lock_guard lock(mutex_);
   return trouble_;
 }
-
-uint64_t DiskTier::free_bytes() const { return disk_.capacity_bytes() - index_.used_bytes(); }
 
 // ---- time
 

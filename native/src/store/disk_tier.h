@@ -8,8 +8,8 @@
 // is visible here only once its row is committed, and its space is used again only once the row's deletion is, so that
 // a crash at any moment leaves a catalog whose every row names the bytes that were meant.
 //
-// Trouble: after a failed write, sync or commit the tier waits a second and tries again with what failed. Nothing is
-// dropped meanwhile and nothing is claimed to be durable.
+// Trouble: after a failed write, sync or commit what is on its way goes back to the queue, where other disks find it,
+// and the tier tries again every second. Nothing is dropped meanwhile and nothing is claimed to be durable.
 #pragma once
 
 #include <atomic>
@@ -102,7 +102,6 @@ class DiskTier {
 
   [[nodiscard]] bool healthy() const { return !troubled_.load(); }
   [[nodiscard]] std::string trouble() const;  // what went wrong last; "" when healthy
-  [[nodiscard]] uint64_t free_bytes() const;  // space that is not taken
   [[nodiscard]] uint64_t largest_block_bytes() const { return largest_block_bytes_; }  // that fits on the empty disk
 
   // Between times on the clock, where kNever is never and 0 long ago, and times that keep their meaning on disk.
@@ -130,10 +129,7 @@ class DiskTier {
     DiskTier* disk = nullptr;
     Stamp stamp{};
   };
-  struct ByDigest {
-    size_t operator()(const Key& key) const { return key.digest(); }
-  };
-  using LatestBlocks = std::unordered_map<Key, Latest, ByDigest>;
+  using LatestBlocks = std::unordered_map<Key, Latest, KeyHash>;
   struct Written {
     DirtyBlock block;
     Reservation space;
@@ -143,11 +139,14 @@ class DiskTier {
   static LatestBlocks keys_on_several(std::span<const std::unique_ptr<DiskTier>> disks);
   void write_loop();
   bool wait_for_turn();
+  [[nodiscard]] bool has_turn() const;
+  [[nodiscard]] bool may_write() const;  // with the lock
   bool make_room(const DirtyBlock& block, Reservation* space);
   void evict_ahead();
   [[nodiscard]] uint64_t freeing_bytes() const;
   void start_write(const DirtyBlock& block, const Reservation& space);
   void on_written(const Written& written, int error);
+  [[nodiscard]] bool may_commit() const;
   void on_removed(const Key& key, const Lease& lease, Removal reason);
   void on_new_expiry(const StoredBlock& block);
   void push_operation(Operation operation);
@@ -167,7 +166,6 @@ class DiskTier {
   }
   void fail(const std::string& what);
   void heal();
-  [[nodiscard]] bool may_try() const;  // with the lock
 
   static constexpr size_t kOperationsMax = 4096;  // in one commit
 

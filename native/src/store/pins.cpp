@@ -97,9 +97,7 @@ Pins::Blocks::iterator Pins::end(Blocks::iterator block) {
 
 bool Pins::is_there(const Key& key, const Pinned& pinned) {
   Lease now;
-  if (!pinned.tier->hold(key, &now)) return false;
-  pinned.tier->release(now);
-  return now.slot == pinned.lease.slot && now.generation == pinned.lease.generation;
+  return pinned.tier->look(key, &now) && now.is_of_same_block(pinned.lease);
 }
 
 }  // namespace kvstore

@@ -45,10 +45,7 @@ class Pins {
     Lease lease;
     std::map<std::string, uint64_t> owners;  // and until when, on the clock
   };
-  struct ByDigest {
-    size_t operator()(const Key& key) const { return key.digest(); }
-  };
-  using Blocks = std::unordered_map<Key, Pinned, ByDigest>;
+  using Blocks = std::unordered_map<Key, Pinned, KeyHash>;
 
   void write_row(const Pinned& pinned, const Key& key, const std::string& owner, uint64_t expires_ms) const;
   void erase_row(const Pinned& pinned, const Key& key, const std::string& owner) const;

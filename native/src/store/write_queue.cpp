@@ -28,9 +28,7 @@ bool WriteQueue::push(const DirtyBlock& block) {
 
 bool WriteQueue::is_current(const Key& key, const Lease& lease) const {
   Lease visible;
-  if (!dram_.hold(key, &visible)) return false;
-  dram_.release(visible);
-  return visible.is_of_same_block(lease);
+  return dram_.look(key, &visible) && visible.is_of_same_block(lease);
 }
 
 uint64_t WriteQueue::count_in(const Lease& lease) {

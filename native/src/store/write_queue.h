@@ -66,9 +66,6 @@ class WriteQueue {
     // Of the same key, written after the first was removed: its turn comes when the first has left the way.
     std::optional<Waiting> successor;
   };
-  struct ByDigest {
-    size_t operator()(const Key& key) const { return key.digest(); }
-  };
 
   [[nodiscard]] bool is_current(const Key& key, const Lease& lease) const;
   // With the lock.
@@ -82,7 +79,7 @@ class WriteQueue {
   std::condition_variable arrived_;
   mutable std::condition_variable settled_;
   std::deque<DirtyBlock> line_;
-  std::unordered_map<Key, OnItsWay, ByDigest> known_;
+  std::unordered_map<Key, OnItsWay, KeyHash> known_;
   std::map<uint64_t, uint64_t> pushed_ns_;  // by number: the first is the oldest
   uint64_t next_number_ = 1;
   bool closed_ = false;
