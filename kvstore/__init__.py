@@ -19,7 +19,7 @@ from kvstore import errors
 from kvstore.status import Status
 
 if TYPE_CHECKING:
-    from kvstore.client import AsyncClient, Client, connect, connect_async
+    from kvstore.client import AsyncClient, Client, PolledClient, connect, connect_async, connect_polled
     from kvstore.keys import Namespace
     from kvstore.layout import KVLayout
 
@@ -28,10 +28,12 @@ __all__ = [
     "Client",
     "KVLayout",
     "Namespace",
+    "PolledClient",
     "Status",
     "__version__",
     "connect",
     "connect_async",
+    "connect_polled",
     "errors",
 ]
 
@@ -44,8 +46,10 @@ _ROOMS = MappingProxyType(
         "Client": "kvstore.client",
         "KVLayout": "kvstore.layout",
         "Namespace": "kvstore.keys",
+        "PolledClient": "kvstore.client",
         "connect": "kvstore.client",
         "connect_async": "kvstore.client",
+        "connect_polled": "kvstore.client",
     }
 )
 

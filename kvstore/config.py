@@ -1,8 +1,8 @@
-"""Settings of the two kinds of process, a node and a client: one frozen dataclass each, nothing anywhere else.
+"""Settings of a node, a client and an engine's connector: one frozen dataclass each, nothing anywhere else.
 
-A setting comes from, later ones winning: its default, the TOML file (table `[node]` or `[client]`), the environment
-(`KVSTORE_NODE_...`, `KVSTORE_CLIENT_...`), explicit overrides (flags, parameters of an address). Unknown names are
-errors. docs/SETTINGS.md is generated from this file (`make docs`).
+A setting comes from, later ones winning: its default, the TOML file (table `[node]`, `[client]` or `[connector]`), the
+environment (`KVSTORE_NODE_...`, ...), explicit overrides (flags, parameters of an address, an engine's configuration).
+Unknown names are errors. docs/SETTINGS.md is generated from this file (`make docs`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,22 @@ from typing import Any, ClassVar, Final, Self
 
 from kvstore.errors import ConfigError
 
-__all__ = ["ClientConfig", "NodeConfig", "format_bytes", "parse_bytes", "parse_ms", "parse_us", "settings_markdown"]
+__all__ = [
+    "ClientConfig",
+    "ConnectorConfig",
+    "NodeConfig",
+    "format_bytes",
+    "parse_bytes",
+    "parse_ms",
+    "parse_us",
+    "settings_markdown",
+]
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+_LANES: Final = ("auto", "mapped", "shm", "rdma", "rdma-over-tcp", "tcp")
+_TTL_MS_MAX: Final = 100 * 365 * 86_400_000
 DISK_BYTES_MIN: Final = 16 * MIB
 _PAGE_BYTES: Final = 4 * KIB
 
@@ -285,7 +296,7 @@ class ClientConfig(_Settings):
         "auto",
         "str",
         "How bytes travel: same-host mapping, UCX shared memory, RDMA or TCP, or the best that works.",
-        choices=("auto", "mapped", "shm", "rdma", "rdma-over-tcp", "tcp"),
+        choices=_LANES,
     )
     spin_us: int = _setting(200, "us", "How long a waiting operation polls before it sleeps.", most=10_000)
     reconnect_backoff_ms_max: int = _setting(
@@ -293,6 +304,47 @@ class ClientConfig(_Settings):
     )
     max_block_bytes: int = _setting(
         64 * MIB, "bytes", "Largest block that the client sends or asks for.", least=4 * KIB, most=64 * MIB
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectorConfig(_Settings):
+    """Settings of an engine's connector. Raises `ConfigError` for values out of range."""
+
+    section: ClassVar[str] = "connector"
+
+    endpoint: str = _setting("", "str", "The node, such as `kv://127.0.0.1:7400`; every engine needs one.")
+    lane: str = _setting("auto", "str", "As for clients.", choices=_LANES)
+    model: str = _setting(
+        "", "str", "Name of the model in keys, where engines have it under different paths; empty means the engine's."
+    )
+    revision: str = _setting(
+        "", "str", "Revision or digest of the weights in keys; empty means the engine's, or none where it has none."
+    )
+    tenant_secret_file: str = _setting(
+        "", "str", "File whose bytes key all names: without them nobody finds the blocks. Empty means one tenant."
+    )
+    ttl_ms: int = _setting(
+        0,
+        "ms",
+        "How long saved blocks are worth keeping; 0 means until evicted.",
+        key="ttl",
+        most=100 * 365 * 86_400_000,
+    )
+    lookup_timeout_ms: int = _setting(
+        500, "ms", "Longest wait for an answer to which blocks are there; then none are.", least=1, most=600_000
+    )
+    load_timeout_ms: int = _setting(
+        5_000, "ms", "Longest wait for blocks; what has not come by then is computed.", least=1, most=600_000
+    )
+    save_timeout_ms: int = _setting(
+        10_000, "ms", "How long one save may take before it is given up.", least=1, most=600_000
+    )
+    save_bytes: int = _setting(
+        256 * MIB, "bytes", "Blocks on their way to the node; saves beyond that are dropped.", least=MIB, most=1 << 44
+    )
+    cost_gate: bool = _setting(
+        True, "bool", "Leave hits alone that would take longer to load than to compute, as far as that is known."
     )
 
 
@@ -307,11 +359,11 @@ def settings_markdown() -> str:
         "Sizes: `4GiB`, `512MiB`, `4GB` (powers of 1000) or bytes.",
         "Durations: `2s`, `500ms`, `200us` or a number in the unit that the name ends with.",
         "",
-        "The file is TOML with the tables `[node]` and `[client]`. On Kubernetes, a Service named `kvstore-node` or",
-        "`kvstore-client` makes the platform inject variables with the prefixes below: name it otherwise, or set",
-        "`enableServiceLinks: false`.",
+        "The file is TOML with the tables `[node]`, `[client]` and `[connector]`; engines give the last in their own",
+        "configuration. On Kubernetes, a Service named `kvstore-node`, `-client` or `-connector` makes the platform",
+        "inject variables with the prefixes below: name it otherwise, or set `enableServiceLinks: false`.",
     ]
-    for title, config in (("Node", NodeConfig), ("Client", ClientConfig)):
+    for title, config in (("Node", NodeConfig), ("Client", ClientConfig), ("Connector", ConnectorConfig)):
         lines += [
             "",
             f"## {title}",
@@ -375,7 +427,7 @@ def _from_file(section: str, file: str | os.PathLike[str] | None) -> dict[str, t
         tables = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"settings file {os.fspath(file)!r} cannot be read: {error}") from error
-    sections = (NodeConfig.section, ClientConfig.section)
+    sections = (NodeConfig.section, ClientConfig.section, ConnectorConfig.section)
     for name, table in tables.items():
         if name not in sections or not isinstance(table, dict):
             raise ConfigError(f"{os.fspath(file)}: {name!r} is not one of the tables {', '.join(sections)}")

@@ -11,6 +11,9 @@ Format, version 1 (frozen by tests/golden/keys.json; `||` joins bytes, integers 
     tenant key   = BLAKE3-derive-key(context "kvstore 2026 tenant key v1", tenant_secret)
     key_i        = BLAKE3-keyed(tenant key, fingerprint || hash_i)
 
+and, for an engine's own hash with a salt that is not in it, hash_i = BLAKE3(field("kvstore-engine-salt-v1") ||
+field(salt) || engine's hash).
+
 A key thus names everything that must agree for the bytes to mean the same: what computed them, in which shape, from
 which prefix, under which salt, for which tenant. Fingerprints have 32 bytes; an engine's hash, which may have other
 lengths, stands last, so no two inputs share an encoding. BLAKE3: github.com/BLAKE3-team/BLAKE3-specs.
@@ -29,7 +32,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from kvstore.errors import FingerprintMismatchError, InvalidArgumentError
-from kvstore.layout import KVLayout, check_integer
+from kvstore.layout import KVLayout, PageLayout, check_integer
 
 __all__ = ["ENGINE_HASH", "KEY_BYTES", "TTL_S_MAX", "Namespace"]
 
@@ -52,8 +55,9 @@ class Namespace:
     """Whose blocks these are and what they mean: the context that turns a prefix into block keys.
 
     `model` and `revision` identify the weights (never empty: two checkpoints must not share keys); `layout` the
-    tensors; `block_size` the tokens in a block; `rank` of `world_size` which part of the heads this process holds;
-    `engine_hash` the algorithm behind the hashes given to `keys` (such as "vllm-sha256-cbor"; leave it for `chain`).
+    tensors, in our terms (`KVLayout`) or an engine's own (`PageLayout`); `block_size` the tokens in a block; `rank` of
+    `world_size` which part of the heads this process holds; `engine_hash` the algorithm behind the hashes given to
+    `keys` (such as "vllm-sha256-cbor"; leave it for `chain`).
     `tenant_secret` keys the names: without the same secret nobody can guess, probe or write them. The empty default
     means that all users of a node form one tenant. The secret never appears in `repr`, errors or the fingerprint.
     `ttl_s` says how many seconds blocks are worth keeping (None: until evicted). It is advice to whoever writes them,
@@ -65,7 +69,7 @@ class Namespace:
 
     model: str
     revision: str
-    layout: KVLayout
+    layout: KVLayout | PageLayout
     block_size: int = 16
     rank: int = 0
     world_size: int = 1
@@ -76,8 +80,8 @@ class Namespace:
     def __post_init__(self) -> None:
         for name in ("model", "revision", "engine_hash"):
             _check_text(name, getattr(self, name))
-        if not isinstance(self.layout, KVLayout):
-            raise InvalidArgumentError(f"layout must be a KVLayout, not {type(self.layout).__name__}")
+        if not isinstance(self.layout, KVLayout | PageLayout):
+            raise InvalidArgumentError(f"layout must be a KVLayout or a PageLayout, not {type(self.layout).__name__}")
         check_integer("block_size", self.block_size, 1, _BLOCK_SIZE_MAX)
         check_integer("world_size", self.world_size, 1, _WORLD_SIZE_MAX)
         check_integer("rank", self.rank, 0, self.world_size - 1)
@@ -122,8 +126,7 @@ class Namespace:
                 f"this namespace is for hashes of {self.engine_hash!r}; pass them to keys(), or use a namespace"
                 f" with the default engine_hash {ENGINE_HASH!r} for chain()"
             )
-        if not isinstance(salt, bytes) or len(salt) > _TEXT_BYTES_MAX:
-            raise InvalidArgumentError(f"salt must be bytes, at most {_TEXT_BYTES_MAX} of them")
+        _check_salt(salt)
         tokens = _token_bytes(token_ids)
         step = self.block_size * _TOKEN_BYTES
         digest = blake3(_field(b"kvstore-chain-v1") + _field(salt)).digest()
@@ -133,18 +136,24 @@ class Namespace:
             hashes.append(digest)
         return self._block_keys(hashes)
 
-    def keys(self, engine_hashes: Iterable[bytes | str | int]) -> npt.NDArray[np.uint8]:
+    def keys(self, engine_hashes: Iterable[bytes | str | int], salt: bytes = b"") -> npt.NDArray[np.uint8]:
         """The keys of blocks that the engine has hashed itself, as a C-contiguous `(n, 32)` uint8 array.
 
         Each hash is 1 to 64 bytes, or a string of as many hexadecimal pairs, or an unsigned 64-bit integer (NumPy's
-        too), which stands for its 8 bytes, little-endian. Each must already cover the whole prefix of its block and any
-        salt, as those of vLLM and SGLang do; set `engine_hash` so that no engine's hash is taken for another's.
+        too), which stands for its 8 bytes, little-endian. Each must already cover the whole prefix of its block; set
+        `engine_hash` so that no engine's hash is taken for another's. `salt` (at most 4,096 bytes) is for whatever else
+        must keep blocks apart and is not in the hashes: a cache salt, the identity of an adapter.
 
         Raises `InvalidArgumentError` for anything else, naming the position.
         """
         if isinstance(engine_hashes, bytes | bytearray | memoryview | str):
             raise InvalidArgumentError("engine_hashes must be a sequence of hashes, not a single one")
-        return self._block_keys([_engine_hash_bytes(position, value) for position, value in enumerate(engine_hashes)])
+        hashes = [_engine_hash_bytes(position, value) for position, value in enumerate(engine_hashes)]
+        if salt:
+            _check_salt(salt)
+            prefix = _field(b"kvstore-engine-salt-v1") + _field(salt)
+            hashes = [blake3(prefix + value).digest() for value in hashes]
+        return self._block_keys(hashes)
 
     def require_match(self, other: Namespace) -> None:
         """Raises `FingerprintMismatchError`, naming the fields that differ, unless both give equal keys."""
@@ -176,7 +185,11 @@ def _pairs(a: Namespace, b: Namespace) -> list[tuple[str, Any, Any]]:
     """(name, value in a, value in b) for each field, with those of the layout in place of the layout."""
     names = [f.name for f in fields(Namespace) if f.compare and f.name != "layout"]
     own = [(name, getattr(a, name), getattr(b, name)) for name in names]
-    layout = [(f"layout.{f.name}", getattr(a.layout, f.name), getattr(b.layout, f.name)) for f in fields(KVLayout)]
+    if type(a.layout) is not type(b.layout):
+        return [*own, ("layout", a.layout, b.layout)]
+    layout = [
+        (f"layout.{f.name}", getattr(a.layout, f.name), getattr(b.layout, f.name)) for f in fields(type(a.layout))
+    ]
     return own + layout
 
 
@@ -224,6 +237,11 @@ def _integer_bytes(position: int, value: object) -> bytes:
             f"engine hash {position} must be bytes, a hexadecimal string or an unsigned 64-bit integer,"
             f" not {value!r:.80}"
         ) from error
+
+
+def _check_salt(salt: object) -> None:
+    if not isinstance(salt, bytes) or len(salt) > _TEXT_BYTES_MAX:
+        raise InvalidArgumentError(f"salt must be bytes, at most {_TEXT_BYTES_MAX} of them")
 
 
 def _check_text(name: str, value: object) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from kvstore.errors import InvalidArgumentError
 
-__all__ = ["DTYPE_BYTES", "KVLayout"]
+__all__ = ["DTYPE_BYTES", "KVLayout", "PageLayout"]
 
 DTYPE_BYTES: Final = MappingProxyType(
     {"float16": 2, "bfloat16": 2, "float32": 4, "float8_e4m3": 1, "float8_e5m2": 1},
@@ -115,6 +117,49 @@ class KVLayout:
             f"kvlayout/1 layers={self.layers} kv_heads={self.kv_heads} head_size={self.head_size}"
             f" dtype={self.dtype} order={self.order} rope={rope}"
         ).encode("ascii")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageLayout:
+    """A block as an engine lays it out: bytes that only such an engine understands. Immutable, thread-safe.
+
+    `engine` says whose terms the rest is in ("vllm"); `dtype` is its name of the cache's element type, "fp8_e4m3" or
+    whatever it is; `page_bytes` the length of a block of this rank. `terms` holds everything else that two engines must
+    have in common to understand each other's bytes (memory order, groups of layers, shapes, shards), as the engine's
+    own configuration says it: plain JSON values under names, in any order.
+
+    For engines whose pages no `KVLayout` describes. Raises `InvalidArgumentError` for an empty name, a size below 1 and
+    terms that JSON does not have.
+    """
+
+    engine: str
+    dtype: str
+    page_bytes: int
+    terms: tuple[tuple[str, Any], ...]
+
+    def __init__(self, *, engine: str, dtype: str, page_bytes: int, terms: Mapping[str, Any]) -> None:
+        for name, text in (("engine", engine), ("dtype", dtype)):
+            if not isinstance(text, str) or not text:
+                raise InvalidArgumentError(f"{name} must be a string that is not empty, not {text!r}")
+        check_integer("page_bytes", page_bytes, 1, 1 << 40)
+        try:
+            frozen = tuple(sorted((name, json.dumps(value, sort_keys=True)) for name, value in terms.items()))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"terms must be JSON values under names: {error}") from error
+        for name, value in (("engine", engine), ("dtype", dtype), ("page_bytes", page_bytes), ("terms", frozen)):
+            object.__setattr__(self, name, value)
+
+    def block_bytes(self, block_size: int) -> int:
+        """`page_bytes`: a block is a page, however many tokens that has."""
+        return self.page_bytes
+
+    def canonical(self) -> bytes:
+        """The layout as bytes for the fingerprint of a namespace: equal exactly for equal layouts, and frozen.
+
+        `pagelayout/1 ` and a JSON list: engine, dtype, page_bytes, then [name, value as JSON] for each term by name.
+        """
+        values = [self.engine, self.dtype, self.page_bytes, *map(list, self.terms)]
+        return b"pagelayout/1 " + json.dumps(values, separators=(",", ":")).encode("ascii")
 
 
 def check_integer(name: str, value: object, least: int, most: int) -> None:

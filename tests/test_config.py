@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.config import (
+from kvstore.config import ConnectorConfig, (
     ClientConfig,
     NodeConfig,
     format_bytes,
@@ -120,6 +120,7 @@ def test_every_setting_can_come_from_every_source(file):
 def test_settings_are_few_and_each_has_a_unit_and_help():
     settings = [*dataclasses.fields(NodeConfig), *dataclasses.fields(ClientConfig)]
     assert len(settings) <= 30
+    settings += dataclasses.fields(ConnectorConfig)
     for setting in settings:
         kind = setting.metadata["kind"]
         assert setting.metadata["help"].endswith("."), setting.name

@@ -261,7 +261,7 @@ def test_a_single_engine_hash_is_not_a_sequence_of_them(single):
         ({"revision": ""}, "revision must be"),
         ({"revision": "x" * 4097}, "revision must be"),
         ({"engine_hash": None}, "engine_hash must be"),
-        ({"layout": "LPHND"}, "layout must be a KVLayout, not str"),
+        ({"layout": "LPHND"}, "layout must be a KVLayout or a PageLayout, not str"),
         ({"block_size": 0}, "block_size must be an integer from 1"),
         ({"block_size": 16.0}, "block_size must be"),
         ({"world_size": 0}, "world_size must be"),

@@ -8,6 +8,7 @@ import functools
 from kvstore.client.async_client import AsyncClient
 from kvstore.client.client import Client
 from kvstore.client.embedded import EmbeddedSession
+from kvstore.client.polled_client import PolledClient
 from kvstore.client.session import NodeSession, Session
 from kvstore.client.url import parse_url
 from kvstore.config import ClientConfig
@@ -15,7 +16,7 @@ from kvstore.errors import InvalidArgumentError
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.entropy import new_jitter
 
-__all__ = ["connect", "connect_async"]
+__all__ = ["connect", "connect_async", "connect_polled"]
 
 
 def connect(
@@ -43,6 +44,21 @@ async def connect_async(
     return await AsyncClient.open(functools.partial(_open, url, settings), timeout_ms=settings.timeout_ms)
 
 
+def connect_polled(
+    url: str,
+    *,
+    timeout_ms: int | None = None,
+    lane: str | None = None,
+    config: ClientConfig | None = None,
+    may_be_away: bool = False,
+) -> PolledClient:
+    """As `connect`, for a loop that polls. With `may_be_away` a node that does not answer is no error: it is looked for
+    until it is there, and everything is a miss meanwhile.
+    """
+    settings = _settings(timeout_ms, lane, config)
+    return PolledClient(_open(url, settings, may_be_away=may_be_away), timeout_ms=settings.timeout_ms)
+
+
 def _settings(timeout_ms: int | None, lane: str | None, config: ClientConfig | None) -> ClientConfig:
     settings = config if config is not None else ClientConfig.load()
     if not isinstance(settings, ClientConfig):
@@ -52,8 +68,8 @@ def _settings(timeout_ms: int | None, lane: str | None, config: ClientConfig | N
     return settings if lane is None else dataclasses.replace(settings, lane=lane)
 
 
-def _open(url: str, config: ClientConfig) -> Session:
+def _open(url: str, config: ClientConfig, *, may_be_away: bool = False) -> Session:
     address = parse_url(url)
     if isinstance(address, NodeAddress):
-        return NodeSession(address, config, jitter=new_jitter())
+        return NodeSession(address, config, jitter=new_jitter(), may_be_away=may_be_away)
     return EmbeddedSession(address, config)

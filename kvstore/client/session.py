@@ -112,10 +112,13 @@ class Session(abc.ABC):
 class NodeSession(Session):
     """With a node that is another process. A thread attaches again whenever the session is lost, until `close`.
 
-    Raises `ConnectError` when the node does not answer within `config.connect_timeout_ms`.
+    Raises `ConnectError` when the node does not answer within `config.connect_timeout_ms`, unless it `may_be_away`:
+    then the thread goes on trying, as after a loss.
     """
 
-    def __init__(self, address: NodeAddress, config: ClientConfig, jitter: random.Random) -> None:
+    def __init__(
+        self, address: NodeAddress, config: ClientConfig, jitter: random.Random, *, may_be_away: bool = False
+    ) -> None:
         super().__init__(config)
         self._address = address
         self._config = config
@@ -129,15 +132,17 @@ class NodeSession(Session):
         self._acknowledged_lock = threading.Lock()
         try:
             self._attach()
-        except BaseException:
-            self.native.close()
-            self._control.close()
-            raise
+        except BaseException as error:
+            if not (may_be_away and isinstance(error, ConnectError)):
+                self.native.close()
+                self._control.close()
+                raise
+            _log.warning("%s; blocks are misses until it is there", error)
         self._thread = threading.Thread(target=self._stay_attached, name=f"kvstore {address}", daemon=True)
         self._thread.start()
 
     def __str__(self) -> str:
-        return f"kv://{self._address} over {self.lane}"
+        return f"kv://{self._address} over {self.lane}" if self.lane else f"kv://{self._address}"
 
     def abandon(self) -> None:
         super().abandon()
@@ -159,7 +164,8 @@ class NodeSession(Session):
     def _stay_attached(self) -> None:
         while not self._closed:
             if self.native.wait_detached(_WATCH_MS) and not self._closed:
-                _log.warning("lost the session with %s; blocks are misses until it is back", self)
+                if self.lane:
+                    _log.warning("lost the session with %s; blocks are misses until it is back", self)
                 self._attach_again()
 
     def _attach_again(self) -> None:
@@ -173,7 +179,7 @@ class NodeSession(Session):
             except (KVStoreError, ValueError) as error:  # ValueError: the native client was closed meanwhile
                 _log.debug("attempt %d to reach %s again failed: %s", attempt, self._address, error)
             else:
-                _log.info("reached %s again after %d attempts", self, attempt)
+                _log.info("reached %s after %d attempts", self, attempt)
                 return None
 
     def _node_stats(self, timeout_ms: int) -> dict[str, Any] | None:

@@ -171,6 +171,8 @@ class TransformersConnector:
             tenant_secret=tenant_secret,
             ttl_s=ttl_s,
         )
+        assert isinstance(self.namespace.layout, KVLayout)
+        self._layout = self.namespace.layout
         self._store = store
         self._model = model
         self._window_blocks = max(1, _WINDOW_BYTES // self.namespace.block_bytes)
@@ -277,7 +279,7 @@ class TransformersConnector:
         what was used longest ago, and of a chain that should be the end: so the start is best used last.
         """
         namespace, step = self.namespace, self._window_blocks
-        shape = namespace.layout.block_shape(namespace.block_size)
+        shape = self._layout.block_shape(namespace.block_size)
         window = torch.empty((min(end - first, step), *shape), dtype=self._model.dtype)
         starts = range(first, end, step)
         for start in reversed(starts) if deepest_first else starts:
@@ -285,7 +287,7 @@ class TransformersConnector:
             yield slice(start, start + count), window[:count]
 
     def _empty_layers(self, blocks: int) -> Layers:
-        layout, model = self.namespace.layout, self._model
+        layout, model = self._layout, self._model
         shape = (1, layout.kv_heads, blocks * self.namespace.block_size, layout.head_size)
 
         def empty() -> torch.Tensor:
@@ -303,7 +305,7 @@ class TransformersConnector:
         return cache
 
     def _layers_of(self, cache: DynamicCache) -> Layers:
-        layout, dtype = self.namespace.layout, self._model.dtype
+        layout, dtype = self._layout, self._model.dtype
         layers = [(layer.keys, layer.values) for layer in _plain_layers(cache)]
         if cache.get_seq_length() == 0:
             return []
