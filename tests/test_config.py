@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.config import ConnectorConfig, (
+from kvstore.config import (
     ClientConfig,
+    ConnectorConfig,
     NodeConfig,
     format_bytes,
     parse_bytes,
