@@ -25,7 +25,7 @@ requirements := $(BIN)/python -c 'import sys, tomllib; t = tomllib.load(open("py
 	extras = p["optional-dependencies"]; print(*t["build-system"]["requires"], *p["dependencies"], \
 	*(r for name in sys.argv[1:] for r in extras[name]), sep="\n")'
 
-.PHONY: help demo test test-long lint format sanitize asan tsan bench bench-disk survival replay docs proto clean
+.PHONY: help demo test test-long test-engines engines lint format sanitize asan tsan bench bench-disk survival replay docs proto clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,12 @@ test: .venv/.stamp-package  ## All tests, native ones included; ARGS="-k keys" s
 
 test-long: .venv/.stamp-package  ## The tests that take too long for every commit
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-engines: .venv/.stamp-package  ## The connectors in real engines, in environments of their own; ARGS="--fast", "vllm"
+	$(BIN)/python -m tests.engines.run $(ARGS)
+
+engines: .venv/.stamp-package  ## Makes those environments (3 GB each); ARGS="vllm-0.32"
+	$(BIN)/python -m tests.engines.environments $(ARGS)
 
 lint: .venv/.stamp-lint  ## What CI checks besides the tests: lint, format, types
 	$(BIN)/ruff check

@@ -1,0 +1,1 @@
+"""What every connector keeps, and the connectors that need no engine of their own."""
