@@ -217,6 +217,9 @@ class NodeConfig(_Settings):
     metrics: str = _setting(
         "", "str", "Address of a page with all counters for Prometheus, such as 127.0.0.1:7401; empty means none."
     )
+    tenants: str = _setting(
+        "", "str", "TOML file that says whose blocks the node keeps, with quotas and tokens; empty means one tenant."
+    )
     runtime_dir: str = _setting(
         "", "str", "Directory for the Unix sockets of the same-host lane; empty means a private temporary one."
     )
@@ -298,6 +301,7 @@ class ClientConfig(_Settings):
         "How bytes travel: same-host mapping, UCX shared memory, RDMA or TCP, or the best that works.",
         choices=_LANES,
     )
+    token_file: str = _setting("", "str", "File with the token of a tenant, for nodes that have several.")
     spin_us: int = _setting(200, "us", "How long a waiting operation polls before it sleeps.", most=10_000)
     reconnect_backoff_ms_max: int = _setting(
         1_000, "ms", "Longest pause between two attempts to reach a lost node.", least=1, most=600_000

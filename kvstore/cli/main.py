@@ -26,6 +26,9 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 NodeUrl = Annotated[str, typer.Argument(metavar="kv://HOST:PORT", help="The node's control address.")]
 Timeout = Annotated[int, typer.Option("--timeout-ms", min=1, help="How long to wait for the node.")]
+TokenFile = Annotated[
+    str | None, typer.Option(help="File with a tenant's token, where the node has tenants: whose blocks this is about.")
+]
 
 
 @app.command()
@@ -40,6 +43,7 @@ def serve(
     data_port: Annotated[int | None, typer.Option(help="First port of the data plane; 0 picks free ones.")] = None,
     prefault: Annotated[bool | None, typer.Option("--prefault", help="Touch all memory before answering.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Address of a page of counters for Prometheus.")] = None,
+    tenants: Annotated[str | None, typer.Option(help="TOML file with tenants, their quotas and tokens.")] = None,
     runtime_dir: Annotated[str | None, typer.Option(help="Where to put the sockets of the same-host lane.")] = None,
     insecure: Annotated[bool | None, typer.Option("--insecure", help="Allow an address beyond loopback.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -60,6 +64,7 @@ def serve(
         "data_port": data_port,
         "prefault": prefault,
         "metrics": metrics,
+        "tenants": tenants,
         "runtime_dir": runtime_dir,
         "insecure": insecure,
         "log_level": log_level,
@@ -72,11 +77,12 @@ def stats(
     node: NodeUrl,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counters as JSON.")] = False,
     timeout_ms: Timeout = 2000,
+    token_file: TokenFile = None,
 ) -> None:
     """Show what a node holds and has done."""
     from kvstore.cli.stats import run
 
-    run(node, as_json=as_json, timeout_ms=timeout_ms)
+    run(node, as_json=as_json, timeout_ms=timeout_ms, token_file=token_file)
 
 
 @app.command()
@@ -84,19 +90,20 @@ def evict(
     node: NodeUrl,
     size: Annotated[str, typer.Argument(metavar="BYTES", help="How much to free, such as 512MiB.")],
     timeout_ms: Timeout = 10_000,
+    token_file: TokenFile = None,
 ) -> None:
     """Have a node evict blocks, the least useful first."""
     from kvstore.cli.evict import run
 
-    run(node, size, timeout_ms=timeout_ms)
+    run(node, size, timeout_ms=timeout_ms, token_file=token_file)
 
 
 @app.command()
-def flush(node: NodeUrl, timeout_ms: Timeout = 60_000) -> None:
+def flush(node: NodeUrl, timeout_ms: Timeout = 60_000, token_file: TokenFile = None) -> None:
     """Wait until a node's disk keeps every block that it has acknowledged."""
     from kvstore.cli.flush import run
 
-    run(node, timeout_ms=timeout_ms)
+    run(node, timeout_ms=timeout_ms, token_file=token_file)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from kvstore.transport import fork, lanes, native
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.control import PIN_KEYS_MAX, ControlPlane
 from kvstore.transport.deadline import Deadline
+from kvstore.transport.tenant_token import read_token
 
 if TYPE_CHECKING:
     from kvstore import _native
@@ -122,7 +123,7 @@ class NodeSession(Session):
         super().__init__(config)
         self._address = address
         self._config = config
-        self._control = ControlPlane(address)
+        self._control = ControlPlane(address, read_token(config.token_file) if config.token_file else "")
         self._backoff_s = functools.partial(backoff_s, config.reconnect_backoff_ms_max / 1000, jitter)
         # Closing is announced through a queue, because `put` may run in a finalizer, whatever the thread is doing.
         self._closing: queue.SimpleQueue[None] = queue.SimpleQueue()

@@ -44,10 +44,16 @@ class DiskDirectory:
                 self._refuse_strangers(create)
                 self._lock = _take_lock(self.path)
                 opened.callback(os.close, self._lock)
-                self._identity = self._read_identity() if self._is_ours() else self._write_identity(_new_identity())
+                is_ours = self.is_at(self.path)
+                self._identity = self._read_identity() if is_ours else self._write_identity(_new_identity())
             except OSError as error:
                 raise ConfigError(f"disk directory {self.path} cannot be used: {error.strerror or error}") from error
             self._opened = opened.pop_all()
+
+    @staticmethod
+    def is_at(path: str | os.PathLike[str]) -> bool:
+        """Whether there is a disk directory, whoever owns it."""
+        return (Path(path) / _IDENTITY_FILE).exists()
 
     @property
     def disk_id(self) -> bytes:
@@ -90,9 +96,6 @@ class DiskDirectory:
     def close(self) -> None:
         """Gives the directory up. Idempotent."""
         self._opened.close()
-
-    def _is_ours(self) -> bool:
-        return (self.path / _IDENTITY_FILE).exists()
 
     def _refuse_strangers(self, create: bool) -> None:
         path = self.path

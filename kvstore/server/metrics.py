@@ -1,7 +1,7 @@
 """The node's counters as a Prometheus page.
 
-What both tiers count carries the label `tier` ("dram" or "nvme"); everything else is one number a node. Nothing is
-kept here: each scrape asks the node.
+What both tiers count carries the label `tier` ("dram" or "nvme"); everything else is one number a node. Where a node
+has tenants, everything also carries the label `tenant`. Nothing is kept here: each scrape asks the data planes.
 """
 
 from __future__ import annotations
@@ -47,31 +47,36 @@ _GAUGES = frozenset(
 class NodeCollector(Collector):
     """For a registry of `prometheus_client`."""
 
-    def __init__(self, node: _native.Node) -> None:
-        self._node = node
+    def __init__(self, nodes: Mapping[str, _native.Node]) -> None:
+        self._nodes = nodes
+        self._labels = ["tenant"] if any(nodes) else []
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """One family for each counter, or for each pair of counters of the two tiers."""
-        counters = self._node.stats()
+        of_all = {(tenant,) if self._labels else (): node.stats() for tenant, node in self._nodes.items()}
+        names = [name for name in next(iter(of_all.values())) if name.removeprefix(_NVME) not in _OF_A_TIER]
         for name, meaning in _OF_A_TIER.items():
-            family = _family(name, meaning, labels=["tier"])
-            family.add_metric(["dram"], counters.pop(name))
-            if _NVME + name in counters:
-                family.add_metric(["nvme"], counters.pop(_NVME + name))
+            family = _family(name, meaning, labels=[*self._labels, "tier"])
+            for labels, counters in of_all.items():
+                family.add_metric([*labels, "dram"], counters[name])
+                if _NVME + name in counters:
+                    family.add_metric([*labels, "nvme"], counters[_NVME + name])
             yield family
-        for name, value in counters.items():
-            family = _family(name, name.replace("_", " "), labels=[])
-            family.add_metric([], value)
+        for name in names:
+            family = _family(name, name.replace("_", " "), labels=self._labels)
+            for labels, counters in of_all.items():
+                family.add_metric(list(labels), counters[name])
             yield family
 
 
-def serve_metrics(node: _native.Node, address: NodeAddress, opened: ExitStack) -> NodeAddress:
+def serve_metrics(nodes: Mapping[str, _native.Node], address: NodeAddress, opened: ExitStack) -> NodeAddress:
     """Serves `/metrics` on `address` until `opened` closes; returns the address with its real port.
 
+    `nodes`: the data planes by tenant; the name is "" for the only tenant of a node.
     Raises `ConfigError` when the address cannot be had.
     """
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node))
+    registry.register(NodeCollector(nodes))
     try:
         server, thread = prometheus_client.start_http_server(address.port, address.host, registry)
     except OSError as error:

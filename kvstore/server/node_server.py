@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 import socket
 import tempfile
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -17,16 +17,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kvstore.config import NodeConfig, format_bytes
-from kvstore.disks import NodeDisks
 from kvstore.errors import ConfigError
 from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.server.control_service import ControlService
-from kvstore.transport import native
+from kvstore.server.data_plane import DataPlane
+from kvstore.server.tenants import load_tenants
 from kvstore.transport.address import NodeAddress
-from kvstore.transport.lanes import rdma_transports
-
-if TYPE_CHECKING:
-    from kvstore import _native
 
 __all__ = ["NodeServer"]
 
@@ -51,7 +47,7 @@ class NodeServer:
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
         self.address = NodeAddress(config.listen_host, config.listen_port)
-        self.endpoints: list[tuple[int, bytes, bytes, str]] = []
+        self._planes: list[DataPlane] = []
         self.metrics_address: NodeAddress | None = None
         self._open = AsyncExitStack()
 
@@ -60,16 +56,17 @@ class NodeServer:
             server = grpc.aio.server(options=_OPTIONS)
             opened.push_async_callback(server.stop, None)
             self.address = NodeAddress(self.address.host, _bind(server, self.address))
+            tenants = load_tenants(self.config)
             runtime_dir = _make_runtime_dir(self.config.runtime_dir)
             opened.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-            disks = await asyncio.to_thread(NodeDisks, self.config)
-            opened.push_async_callback(asyncio.to_thread, disks.close)
-            node = await asyncio.to_thread(self._make_data_plane, runtime_dir, disks)
-            opened.push_async_callback(asyncio.to_thread, disks.stop, node)
-            await asyncio.to_thread(disks.start, node)
-            self.endpoints = node.endpoints()
-            self._serve_metrics(node, opened)
-            await self._start_control_plane(server, node, opened)
+            opened.push_async_callback(self._stop_data_planes)
+            for number, tenant in enumerate(tenants):
+                plane = await asyncio.to_thread(DataPlane, tenant, os.path.join(runtime_dir, str(number)))
+                self._planes.append(plane)
+            for plane in self._planes:
+                await asyncio.to_thread(plane.start)
+            self._serve_metrics(opened)
+            await self._start_control_plane(server, opened)
             self._open = opened.pop_all()
         return self
 
@@ -79,45 +76,34 @@ class NodeServer:
         await self._open.aclose()
 
     def describe(self) -> str:
-        """One line: where it listens, how much memory and disk it has."""
+        """One line: where it listens, how much memory and disk it has, for how many tenants."""
         config = self.config
-        ports = " ".join(str(port) for port, *_ in self.endpoints)
+        ports = " ".join(str(port) for plane in self._planes for port, *_ in plane.node.endpoints())
+        tenants = f", {len(self._planes)} tenants" if config.tenants else ""
         disk = f", disk {format_bytes(config.disk_bytes)} in {config.disk}" if config.disks else ""
         metrics = f", metrics http://{self.metrics_address}/metrics" if self.metrics_address else ""
-        return f"control {self.address}, data ports {ports}, memory {format_bytes(config.memory_bytes)}{disk}{metrics}"
+        memory = f"memory {format_bytes(config.memory_bytes)}"
+        return f"control {self.address}, data ports {ports}, {memory}{disk}{tenants}{metrics}"
 
-    def _serve_metrics(self, node: _native.Node, opened: AsyncExitStack) -> None:
+    async def _stop_data_planes(self) -> None:
+        """All at once: each may flush for as long as `shutdown_flush_ms`."""
+        planes, self._planes = self._planes, []
+        async with asyncio.TaskGroup() as stopping:
+            for plane in planes:
+                stopping.create_task(asyncio.to_thread(plane.stop))
+
+    def _serve_metrics(self, opened: AsyncExitStack) -> None:
         if self.config.metrics_address is None:
             return
         from kvstore.server.metrics import serve_metrics  # some MiB that other nodes do without
 
         serving = ExitStack()
-        self.metrics_address = serve_metrics(node, NodeAddress(*self.config.metrics_address), serving)
+        nodes = {plane.tenant.name: plane.node for plane in self._planes}
+        self.metrics_address = serve_metrics(nodes, NodeAddress(*self.config.metrics_address), serving)
         opened.push_async_callback(asyncio.to_thread, serving.close)
 
-    def _make_data_plane(self, runtime_dir: str, disks: NodeDisks) -> _native.Node:
-        config = self.config
-        try:
-            return native().Node(
-                memory_bytes=config.memory_bytes,
-                max_block_bytes=config.max_block_bytes,
-                host=config.listen_host,
-                data_port=config.data_port,
-                threads=config.thread_count,
-                runtime_dir=runtime_dir,
-                spin_us=config.spin_us,
-                rdma_transports=rdma_transports(config.rdma),
-                huge_pages=config.huge_pages,
-                prefault=config.prefault,
-                **disks.node_options(),
-            )
-        except (OSError, ValueError) as error:
-            disk = f", {format_bytes(config.disk_bytes)} in {config.disk}" if config.disks else ""
-            wanted = f"memory {format_bytes(config.memory_bytes)}, data port {config.data_port or 'any'}{disk}"
-            raise ConfigError(f"the data plane cannot start ({wanted}): {error}") from error
-
-    async def _start_control_plane(self, server: grpc.aio.Server, node: _native.Node, opened: AsyncExitStack) -> None:
-        control_pb2_grpc.add_ControlServicer_to_server(ControlService(node, self.config), server)
+    async def _start_control_plane(self, server: grpc.aio.Server, opened: AsyncExitStack) -> None:
+        control_pb2_grpc.add_ControlServicer_to_server(ControlService(self._planes, self.config), server)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((_CONTROL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -9,10 +9,11 @@ from typing import Final, TypeVar
 
 import grpc
 
-from kvstore.errors import ConnectError, InvalidArgumentError, KVStoreError, VersionMismatchError
+from kvstore.errors import ConfigError, ConnectError, InvalidArgumentError, KVStoreError, VersionMismatchError
 from kvstore.proto.v1 import control_pb2, control_pb2_grpc
 from kvstore.transport.address import NodeAddress
 from kvstore.transport.fork import keep_forever
+from kvstore.transport.tenant_token import METADATA_KEY, bearer
 
 __all__ = [
     "PIN_KEYS_MAX",
@@ -74,10 +75,14 @@ class Flushed:
 
 
 class ControlPlane:
-    """Calls on one node's control plane. Thread-safe. A call that fails drops the connection; the next dials anew."""
+    """Calls on one node's control plane. Thread-safe. A call that fails drops the connection; the next dials anew.
 
-    def __init__(self, address: NodeAddress) -> None:
+    `token` says on whose behalf, where the node has tenants.
+    """
+
+    def __init__(self, address: NodeAddress, token: str = "") -> None:
         self.address = address
+        self._metadata = ((METADATA_KEY, bearer(token)),) if token else ()
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._closed = False
@@ -142,7 +147,9 @@ class ControlPlane:
     ) -> Response:
         channel = self._open()
         try:
-            return verb(control_pb2_grpc.ControlStub(channel))(request, timeout=timeout_ms / 1000)
+            return verb(control_pb2_grpc.ControlStub(channel))(
+                request, timeout=timeout_ms / 1000, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             self._drop(channel)
             raise self._explained(error, timeout_ms) from error
@@ -169,6 +176,8 @@ class ControlPlane:
             return VersionMismatchError(f"{self.address} refused this client: {details}")
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidArgumentError(f"{self.address} refused the request: {details}")
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return ConfigError(f"{self.address} refused this client: {details}")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return ConnectError(f"{self.address} did not answer within {timeout_ms} ms")
         if code is grpc.StatusCode.UNAVAILABLE:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import kvstore
-from kvstore.config import NodeConfig
+from kvstore.config import ClientConfig, NodeConfig
 from kvstore.errors import ConfigError
 from kvstore.server import NodeServer
 from tests.node_process import some_blocks, some_keys
@@ -58,3 +58,28 @@ async def test_a_port_that_is_taken_is_a_clear_error():
         with pytest.raises(ConfigError, match=f"metrics cannot be served on 127.0.0.1:{port}.*choose another"):
             async with NodeServer(NodeConfig(listen="127.0.0.1:0", metrics=f"127.0.0.1:{port}", memory_bytes=1 << 20)):
                 pass
+
+
+async def test_every_counter_says_whose_it_is_where_there_are_tenants(tmp_path):
+    lines = []
+    for name in ("search", "chat"):
+        (tmp_path / name).write_text(name * 8)
+        lines += [f"[tenants.{name}]", f"token_file = '{tmp_path / name}'", "memory = '4MiB'"]
+    (tmp_path / "tenants.toml").write_text("\n".join(lines))
+    config = NodeConfig(
+        listen="127.0.0.1:0", metrics="127.0.0.1:0", memory_bytes=8 << 20, tenants=str(tmp_path / "tenants.toml")
+    )
+    async with NodeServer(config) as server:
+        assert "2 tenants" in server.describe()
+
+        def use():
+            settings = ClientConfig(token_file=str(tmp_path / "chat"))
+            with kvstore.connect(f"kv://{server.address}", config=settings) as store:
+                assert store.put(some_keys(4), some_blocks(4)).all_ok
+            return families(server.metrics_address)
+
+        found = await asyncio.to_thread(use)
+    assert value(found, "kvstore_blocks", tier="dram", tenant="chat") == 4
+    assert value(found, "kvstore_blocks", tier="dram", tenant="search") == 0
+    assert value(found, "kvstore_puts", tenant="chat") == 4
+    assert value(found, "kvstore_capacity_bytes", tier="dram", tenant="search") == 4 << 20

@@ -29,6 +29,8 @@ _GAUGES = frozenset(
 class Node(NodeProcess):
     """`kvstore serve`, its counters, and the ways to hurt it. `settings` are lines of its settings file."""
 
+    token = ""  # of the tenant whose counters these are
+
     def __init__(self, folder: Path, *flags: str, memory: str = "64MiB", settings: str = "") -> None:
         file = folder / "kvstore.toml"
         file.write_text(f"[node]\n{settings}\n")
@@ -92,5 +94,5 @@ class Node(NodeProcess):
 
     def _plane(self) -> ControlPlane:
         if self._control is None:
-            self._control = ControlPlane(NodeAddress.parse(self.address))
+            self._control = ControlPlane(NodeAddress.parse(self.address), self.token)
         return self._control
