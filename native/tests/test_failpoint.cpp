@@ -1,13 +1,11 @@
 // Failpoints do what their rules say, at the pass they name, and refuse every rule that they do not understand.
 #include "base/failpoint.h"
 
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
-#include <functional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -36,23 +34,6 @@ std::string why_refused(const char* rules) {
     return error.what();
   }
   return {};
-}
-
-// How a child ends that does this: the number of the signal, or minus its exit status.
-int ends_with(const std::function<void()>& action) {
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  if (child == 0) {
-    const rlimit no_core{0, 0};
-    setrlimit(RLIMIT_CORE, &no_core);
-    close(STDERR_FILENO);
-    signal(SIGABRT, SIG_DFL);
-    action();
-    _exit(3);
-  }
-  int status = 0;
-  CHECK(child > 0 && waitpid(child, &status, 0) == child);
-  return WIFSIGNALED(status) ? WTERMSIG(status) : -WEXITSTATUS(status);
 }
 
 }  // namespace
@@ -113,7 +94,7 @@ TEST(failpoint, counts_passes_of_every_name_while_armed) {
 
 TEST(failpoint, crash_is_a_real_kill) {
   const auto crash_after = [](const char* rules, int passes) {
-    return ends_with([&] {
+    return test::ends_with([&] {
       Failpoints::arm(rules);
       for (int i = 0; i < passes; ++i) KVSTORE_FAILPOINT("write-back.written");
     });
@@ -135,7 +116,7 @@ TEST(failpoint, pause_takes_its_time) {
 // A process that execs reads its environment anew; a fork of this one has it behind it already.
 TEST(failpoint, environment_is_read_by_a_new_process) {
   const auto run = [](const char* rules) {
-    return ends_with([&] {
+    return test::ends_with([&] {
       close(STDOUT_FILENO);
       setenv("KVSTORE_FAILPOINTS", rules, 1);
       execl("/proc/self/exe", "native_tests", "failpoint.probe_of_the_environment", static_cast<char*>(nullptr));

@@ -21,7 +21,7 @@ namespace {
 // More threads than this cost memory and gain nothing that a disk shows.
 constexpr uint32_t kThreadsMax = 32;
 
-class ThreadEngine final : public IoEngine {
+class ThreadEngine final : public QueuedEngine {
  public:
   explicit ThreadEngine(uint32_t threads) : queue_(threads) {
     try {
@@ -36,16 +36,10 @@ class ThreadEngine final : public IoEngine {
   }
   ~ThreadEngine() override { stop(); }
 
-  void read(int fd, uint64_t offset, std::byte* data, uint32_t bytes, Done done) override {
-    push(IoRequest{IoDirection::kRead, fd, offset, data, bytes, std::move(done)});
-  }
-  void write(int fd, uint64_t offset, const std::byte* data, uint32_t bytes, Done done) override {
-    push(IoRequest{IoDirection::kWrite, fd, offset, const_cast<std::byte*>(data), bytes, std::move(done)});
-  }
   [[nodiscard]] const char* name() const override { return "threads"; }
 
  private:
-  void push(IoRequest request) {
+  void push(IoRequest request) override {
     const IoDirection direction = request.direction;
     {
       const std::lock_guard lock(mutex_);

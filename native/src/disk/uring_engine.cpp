@@ -55,7 +55,7 @@ class Bell {
   uint64_t count_ = 0;
 };
 
-class UringEngine final : public IoEngine {
+class UringEngine final : public QueuedEngine {
  public:
   explicit UringEngine(uint32_t depth) : queue_(depth), slots_(2 * depth) {
     for (uint32_t slot = 0; slot < slots_.size(); ++slot) free_slots_.push_back(slot);
@@ -77,16 +77,10 @@ class UringEngine final : public IoEngine {
     thread_.join();
   }
 
-  void read(int fd, uint64_t offset, std::byte* data, uint32_t bytes, Done done) override {
-    push(IoRequest{IoDirection::kRead, fd, offset, data, bytes, std::move(done)});
-  }
-  void write(int fd, uint64_t offset, const std::byte* data, uint32_t bytes, Done done) override {
-    push(IoRequest{IoDirection::kWrite, fd, offset, const_cast<std::byte*>(data), bytes, std::move(done)});
-  }
   [[nodiscard]] const char* name() const override { return "io_uring"; }
 
  private:
-  void push(IoRequest request) {
+  void push(IoRequest request) override {
     auto owned = std::make_unique<IoRequest>(std::move(request));
     bool asleep;
     {

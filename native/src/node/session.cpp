@@ -82,6 +82,11 @@ Stamp Session::stamp_of(const Request& request) {
   return stamp;
 }
 
+uint64_t Session::answer_by_ns(const Request& request) const {
+  const uint64_t timeout_ns = uint64_t{std::min(request.header.timeout_ms, kTimeoutMsMax)} * 1'000'000;
+  return context_.clock.now_ns() + timeout_ns - timeout_ns / 8;
+}
+
 bool Session::allowed(FrameKind kind) const {
   const uint32_t verb = verb_of(kind);
   return (verbs_ & verb) == verb;

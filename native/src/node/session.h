@@ -81,11 +81,7 @@ class Session {
   NodeContext& context_;
 
  private:
-  struct ParkedGet {
-    Request request;
-    uint64_t deadline_ns;
-  };
-  struct ParkedPut {
+  struct Parked {
     Request request;
     uint64_t deadline_ns;
   };
@@ -98,6 +94,8 @@ class Session {
   bool on_hello(const Request& request);
   // One for all frames of a client's call.
   [[nodiscard]] Stamp stamp_of(const Request& request);
+  // When a request that waits is answered at the latest: while the client still listens.
+  [[nodiscard]] uint64_t answer_by_ns(const Request& request) const;
   [[nodiscard]] bool allowed(FrameKind kind) const;
   void dispatch(Request request);
   void refuse(const Request& request, Status status);
@@ -137,6 +135,7 @@ class Session {
 
   static constexpr size_t kRequestsOpenMax = 4096;  // of each kind, a session
   static constexpr size_t kBatchesRemembered = 32;  // calls of one client that overlap
+  static constexpr uint32_t kTimeoutMsMax = 600'000;
 
   const uint64_t id_;
   const uint32_t thread_;
@@ -147,10 +146,10 @@ class Session {
   std::array<BatchStamp, kBatchesRemembered> batch_stamps_{};
   size_t next_batch_stamp_ = 0;
   std::unordered_map<uint64_t, PutState> puts_;
-  std::unordered_map<uint64_t, ParkedGet> parked_;
-  std::map<uint64_t, ParkedPut> parked_puts_;  // by request, which is the order in which they came
+  std::unordered_map<uint64_t, Parked> parked_;
+  std::map<uint64_t, Parked> parked_puts_;  // by request, which is the order in which they came
   std::unordered_map<uint64_t, ColdGet> cold_gets_;
-  std::map<uint64_t, ParkedGet> starved_gets_;  // they wait for room to read into
+  std::map<uint64_t, Parked> starved_gets_;  // they wait for room to read into
 };
 
 }  // namespace kvstore

@@ -7,8 +7,6 @@ namespace kvstore {
 
 namespace {
 
-constexpr uint32_t kTimeoutMsMax = 600'000;
-
 bool is(const BlockEntry& entry, Status status) { return entry.status == static_cast<uint8_t>(status); }
 
 }  // namespace
@@ -21,7 +19,7 @@ void Session::on_get(Request request) {
   const uint64_t wait_ns = uint64_t{std::min(request.wait_ms, kTimeoutMsMax)} * 1'000'000;
   context_.waiters.add(request.keys, {thread_, id_, request_id});
   ++context_.counters.gets_waiting;
-  parked_.emplace(request_id, ParkedGet{std::move(request), context_.clock.now_ns() + wait_ns});
+  parked_.emplace(request_id, Parked{std::move(request), context_.clock.now_ns() + wait_ns});
   // A block may have been published between the first look and the registration.
   wake(request_id);
 }
@@ -50,10 +48,7 @@ void Session::end_wait(uint64_t request_id, bool serve) {
 
 void Session::serve_get(const Request& request) {
   if (try_get(request, false)) return;
-  // Answered while the client still listens.
-  const uint64_t timeout_ns = uint64_t{std::min(request.header.timeout_ms, kTimeoutMsMax)} * 1'000'000;
-  const uint64_t until_ns = context_.clock.now_ns() + timeout_ns - timeout_ns / 8;
-  starved_gets_.emplace(request.header.request_id, ParkedGet{request, until_ns});
+  starved_gets_.emplace(request.header.request_id, Parked{request, answer_by_ns(request)});
 }
 
 void Session::retry_starved_gets(uint64_t now_ns) {

@@ -8,7 +8,6 @@ namespace kvstore {
 namespace {
 
 constexpr uint64_t kPutGraceMs = 1'000;  // how much longer than its client a put is kept
-constexpr uint32_t kTimeoutMsMax = 600'000;
 
 }  // namespace
 
@@ -16,12 +15,10 @@ void Session::on_put(Request request) {
   const uint64_t request_id = request.header.request_id;
   const bool open = puts_.contains(request_id) || parked_puts_.contains(request_id);
   if (open || puts_.size() + parked_puts_.size() >= kRequestsOpenMax) return refuse(request, Status::kBusy);
-  const uint64_t timeout_ns = uint64_t{std::min(request.header.timeout_ms, kTimeoutMsMax)} * 1'000'000;
   // Those that came before wait for the same room.
   if (parked_puts_.empty() && grant_put(request, false)) return;
-  // Answered while the client still listens.
-  const uint64_t until_ns = context_.clock.now_ns() + timeout_ns - timeout_ns / 8;
-  parked_puts_.emplace(request_id, ParkedPut{std::move(request), until_ns});
+  const uint64_t until_ns = answer_by_ns(request);
+  parked_puts_.emplace(request_id, Parked{std::move(request), until_ns});
 }
 
 // Reserves what there is room for. From the first block that has none on, all are kBusy, and the client asks for those

@@ -39,10 +39,12 @@ void DiskTier::push_operation(Operation operation) {
 void DiskTier::commit_also(CatalogOperation operation) { push_operation({std::move(operation)}); }
 
 // Like `on_removed` under the block's shard, so that the rows come in the order of what happened to the block.
-void DiskTier::on_new_expiry(const StoredBlock& block) {
+void DiskTier::on_new_expiry(const StoredBlock& block) { push_operation({row_of(block), block.key, block.offset}); }
+
+CatalogOperation DiskTier::row_of(const StoredBlock& block) const {
   CatalogEntry entry = encode(BlockRow{block.key, block.offset, block.length, block.crc, block.depth,
                                        static_cast<uint64_t>(block.stamp), to_unix_ms(block.expires_ms)});
-  push_operation({{std::move(entry.key), std::move(entry.value)}, block.key, block.offset});
+  return {std::move(entry.key), std::move(entry.value)};
 }
 
 void DiskTier::hurry() {
@@ -114,7 +116,10 @@ std::optional<Commit> DiskTier::next_commit(std::chrono::milliseconds timeout) {
   for (const Operation& operation : committing_operations_) {
     if (still_holds(operation)) commit.operations.push_back(operation.catalog);
   }
-  for (Written& written : committing_written_) commit.operations.push_back(row_of(&written));
+  for (Written& written : committing_written_) {
+    written.block.lease.expires_ms = expiry_in_dram(written.block);
+    commit.operations.push_back(row_of(written.stored(written.block.lease.expires_ms)));
+  }
   if (probes) commit.operations.push_back({kProbeKey, ""});
   KVSTORE_FAILPOINT("catalog.before-commit");
   return commit;
@@ -145,14 +150,6 @@ bool DiskTier::still_holds(const Operation& operation) {
   const bool is_visible = index_.look(*operation.block, &visible);
   const bool deletes = !operation.catalog.value;
   return deletes ? !is_visible : is_visible && visible.offset == operation.offset;
-}
-
-CatalogOperation DiskTier::row_of(Written* written) const {
-  auto& [block, space, failed_syncs] = *written;
-  block.lease.expires_ms = expiry_in_dram(block);
-  CatalogEntry entry = encode(BlockRow{block.key, space.offset, space.length, block.lease.crc, block.depth,
-                                       static_cast<uint64_t>(block.stamp), to_unix_ms(block.lease.expires_ms)});
-  return {std::move(entry.key), std::move(entry.value)};
 }
 
 // The block may have been touched since it was sent. 0, long over, when it is not there any more.
@@ -206,8 +203,7 @@ void DiskTier::make_visible(const Written& written) {
   const Status status = index_.adopt(written.space, block.lease.crc, expires_ms, nullptr);
   KVSTORE_ASSERT(status == Status::kOk);       // `drop` saw that there is no other, and blocks appear here alone
   if (expires_ms != block.lease.expires_ms) {  // touched after its row was made
-    on_new_expiry(
-        {block.key, written.space.offset, block.lease.length, block.lease.crc, block.depth, block.stamp, expires_ms});
+    on_new_expiry(written.stored(expires_ms));
   }
   // A touch looks into DRAM first: one that came too early to find the block here is seen there now.
   uint64_t now_ms = expiry_in_dram(block);

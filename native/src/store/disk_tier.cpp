@@ -107,7 +107,7 @@ bool DiskTier::has_turn() const {
 // whether writes do, one block at a time.
 bool DiskTier::may_write() const {
   if (!trouble_.empty()) {
-    const bool trying = in_flight_ > 0 || !written_.empty() || !committing_written_.empty();
+    const bool trying = in_flight_ > 0 || !written_.empty() || commit_id_ != 0;
     return write_failed_ && !trying && clock_.now_ns() >= retry_ns_;
   }
   if (in_flight_ == 0) return true;

@@ -134,6 +134,10 @@ class DiskTier {
     DirtyBlock block;
     Reservation space;
     uint64_t failed_syncs = 0;  // as counted when the write began
+
+    [[nodiscard]] StoredBlock stored(uint64_t expires_ms) const {
+      return {block.key, space.offset, block.lease.length, block.lease.crc, block.depth, block.stamp, expires_ms};
+    }
   };
 
   static LatestBlocks keys_on_several(std::span<const std::unique_ptr<DiskTier>> disks);
@@ -152,7 +156,7 @@ class DiskTier {
   void push_operation(Operation operation);
   bool take_group(std::chrono::milliseconds timeout);
   [[nodiscard]] bool due() const;  // with the lock
-  [[nodiscard]] CatalogOperation row_of(Written* written) const;
+  [[nodiscard]] CatalogOperation row_of(const StoredBlock& block) const;
   void publish(const Written& written);
   void make_visible(const Written& written);
   void take_back(const Written& written);

@@ -11,6 +11,27 @@ constexpr size_t kMatchStep = 256;
 
 constexpr uint64_t kPinSweepMs = 1'000;
 
+// One timeout for several waits in a row.
+class Deadline {
+ public:
+  explicit Deadline(std::chrono::milliseconds timeout) : until_(std::chrono::steady_clock::now() + timeout) {}
+
+  [[nodiscard]] std::chrono::milliseconds left() const {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until_ - std::chrono::steady_clock::now());
+    return std::max(left, std::chrono::milliseconds(0));
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point until_;
+};
+
+// What one of several places says of a batch's blocks, put to what the others have said: kOk wins.
+void add_ok(std::span<const Status> here, std::span<Status> statuses) {
+  for (size_t i = 0; i < here.size(); ++i) {
+    if (here[i] == Status::kOk) statuses[i] = Status::kOk;
+  }
+}
+
 // Of the tier that keeps blocks longest.
 uint64_t capacity_of_longest(uint64_t arena_bytes, std::span<const std::unique_ptr<Disk>> disks) {
   uint64_t bytes = 0;
@@ -127,9 +148,7 @@ void TieredStore::contains(std::span<const Key> keys, std::span<Status> statuses
     if (std::ranges::find(statuses, Status::kMiss) == statuses.end()) return;
     std::vector<Status> here(keys.size());
     disk->index().contains(keys, here);
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (here[i] == Status::kOk) statuses[i] = Status::kOk;
-    }
+    add_ok(here, statuses);
   }
 }
 
@@ -230,32 +249,29 @@ void TieredStore::save_all() {
 
 bool TieredStore::flush(std::chrono::milliseconds timeout) {
   if (!has_disks()) return false;
-  const auto until = std::chrono::steady_clock::now() + timeout;
-  const auto left = [&] {
-    const auto rest = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
-    return std::max(rest, std::chrono::milliseconds(0));
-  };
+  const Deadline deadline(timeout);
   save_all();
   for (const auto& disk : disks_) disk->hurry();
-  if (!any_healthy() || !queue_.wait_settled(left())) return false;
-  return std::ranges::all_of(disks_, [&](const auto& disk) { return disk->wait_committed(left()); });
+  if (!any_healthy() || !queue_.wait_settled(deadline.left())) return false;
+  return std::ranges::all_of(disks_, [&](const auto& disk) { return disk->wait_committed(deadline.left()); });
 }
 
 void TieredStore::pin(std::span<const Key> keys, const std::string& owner, uint64_t ttl_ms,
                       std::chrono::milliseconds timeout, std::span<Status> statuses) {
+  const Deadline deadline(timeout);
   if (ttl_ms == 0) {
     for (size_t i = 0; i < keys.size(); ++i) statuses[i] = pins_.unpin(keys[i], owner);
   } else {
     // All are sent to disk before the first is waited for.
     if (has_disks()) {
       for (const Key& key : keys) (void)make_durable(key);
-      (void)queue_.wait_settled(timeout);
+      (void)queue_.wait_settled(deadline.left());
     }
     const uint64_t expires_ms = dram_.expiry_ms(ttl_ms);
     for (size_t i = 0; i < keys.size(); ++i) statuses[i] = pin_one(keys[i], owner, expires_ms);
   }
   for (const auto& disk : disks_) {
-    if (disk->wait_committed(timeout)) continue;
+    if (disk->wait_committed(deadline.left())) continue;
     std::ranges::replace(statuses, Status::kOk, Status::kNotDurable);
   }
 }
@@ -279,9 +295,7 @@ void TieredStore::touch(std::span<const Key> keys, Stamp stamp, uint32_t first_d
   std::vector<Status> here(keys.size());
   for (const auto& disk : disks_) {
     disk->index().touch(keys, stamp, first_depth, ttl_ms, here);
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (here[i] == Status::kOk) statuses[i] = Status::kOk;
-    }
+    add_ok(here, statuses);
   }
 }
 
@@ -297,18 +311,14 @@ void TieredStore::erase(std::span<const Key> keys, std::span<Status> statuses) {
   dram_.erase(keys, statuses);
   for (const Key& key : keys) queue_.cancel(key);
   erase_on_disks(keys, on_disks);
-  for (size_t i = 0; i < keys.size(); ++i) {
-    if (on_disks[i] == Status::kOk) statuses[i] = Status::kOk;
-  }
+  add_ok(on_disks, statuses);
 }
 
 void TieredStore::erase_on_disks(std::span<const Key> keys, std::span<Status> statuses) {
   std::vector<Status> here(keys.size());
   for (const auto& disk : disks_) {
     disk->index().erase(keys, here);
-    for (size_t i = 0; i < keys.size(); ++i) {
-      if (here[i] == Status::kOk) statuses[i] = Status::kOk;
-    }
+    add_ok(here, statuses);
   }
 }
 
