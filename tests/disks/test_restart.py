@@ -47,7 +47,8 @@ def check_all(store):
 class TestServe:
     def test_says_which_disks_it_has(self, tmp_path, disks):
         with node_on(tmp_path, disks) as node:
-            assert f", memory 64 MiB, disk 256 MiB in {disks[0]},{disks[1]}\n" in node.log
+            line = f", memory 64 MiB, disk 256 MiB in {disks[0]},{disks[1]}\n"
+            wait_until(lambda: line in node.log, "the node says so, which it does once it has answered")
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_asked_to_end_it_keeps_everything(self, tmp_path, disks, number):
