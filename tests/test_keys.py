@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kvstore.errors import FingerprintMismatchError, InvalidArgumentError
 from kvstore.keys import Namespace
-from kvstore.layout import KVLayout
+from kvstore.layout import KVLayout, PageLayout
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "keys.json").read_text())
 LAYOUT = KVLayout(layers=4, kv_heads=2, head_size=32, dtype="bfloat16")
@@ -71,8 +71,23 @@ def reference_chain(tokens, block_size, salt):
     return hashes[1:]
 
 
+def reference_salted(hashes, salt):
+    prefix = struct.pack("<I", 22) + b"kvstore-engine-salt-v1" + struct.pack("<I", len(salt)) + salt
+    return [blake3(prefix + value).digest() for value in hashes] if salt else hashes
+
+
+def golden_layout(text):
+    if not text.startswith("pagelayout/1 "):
+        return None
+    engine, dtype, page_bytes, *terms = json.loads(text.removeprefix("pagelayout/1 "))
+    values = {name: json.loads(value) for name, value in terms}
+    return PageLayout(engine=engine, dtype=dtype, page_bytes=page_bytes, terms=values)
+
+
 def golden_namespace(case):
     words = case["namespace"] | {"tenant_secret": bytes.fromhex(case["namespace"]["tenant_secret"])}
+    if pages := golden_layout(words["layout"]):
+        return Namespace(**(words | {"layout": pages}))
     fields = dict(word.split("=") for word in words["layout"].split(" ")[1:])
     rope = None if fields["rope"] == "-" else int(fields["rope"])
     sizes = {name: int(fields[name]) for name in ("layers", "kv_heads", "head_size")}
@@ -96,9 +111,11 @@ def test_golden_chains(case):
 
 @pytest.mark.parametrize("case", GOLDEN["engine_hashes"], ids=lambda case: case["name"])
 def test_golden_engine_hashes(case):
+    salt = bytes.fromhex(case["salt"])
     hashes = [h.to_bytes(8, "little") if isinstance(h, int) else bytes.fromhex(h) for h in case["engine_hashes"]]
-    assert reference(case["namespace"], hashes) == (case["fingerprint"], case["keys"])
-    assert [key.hex() for key in rows(golden_namespace(case).keys(case["engine_hashes"]))] == case["keys"]
+    salted = reference_salted(hashes, salt)
+    assert reference(case["namespace"], salted) == (case["fingerprint"], case["keys"])
+    assert [key.hex() for key in rows(golden_namespace(case).keys(case["engine_hashes"], salt=salt))] == case["keys"]
 
 
 def test_one_key_for_each_full_block():
@@ -227,6 +244,32 @@ def test_engine_hashes_share_keys_only_when_equal(a, b):
     assert (one == other) == (a == b)
 
 
+@given(st.binary(min_size=1, max_size=64), st.binary(max_size=8), st.binary(max_size=8))
+def test_salts_of_engine_hashes_share_keys_only_when_equal(value, a, b):
+    assert (rows(SPACE.keys([value], salt=a)) == rows(SPACE.keys([value], salt=b))) == (a == b)
+
+
+@given(st.binary(min_size=1, max_size=8), st.binary(min_size=1, max_size=8))
+def test_salt_never_moves_into_an_engine_hash(value, salt):
+    keys = {rows(SPACE.keys([value], salt=salt))[0], rows(SPACE.keys([salt + value]))[0]}
+    keys |= {rows(SPACE.keys([salt[1:] + value], salt=salt[:1]))[0]} if len(salt) > 1 else set()
+    assert len(keys) == (3 if len(salt) > 1 else 2)
+
+
+def test_salts_are_for_engine_hashes_of_every_form():
+    value = bytes(range(8))
+    expected = rows(SPACE.keys([value], salt=b"tenant"))
+    assert rows(SPACE.keys([value.hex()], salt=b"tenant")) == expected
+    assert rows(SPACE.keys([int.from_bytes(value, "little")], salt=b"tenant")) == expected
+    assert SPACE.keys([], salt=b"tenant").shape == (0, 32)
+
+
+@pytest.mark.parametrize("salt", ["text", 5, b"x" * 4097])
+def test_bad_salts_of_engine_hashes_are_refused(salt):
+    with pytest.raises(InvalidArgumentError, match="salt must be bytes, at most 4096 of them$"):
+        SPACE.keys([b"fine"], salt=salt)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -283,6 +326,23 @@ def test_a_mismatch_names_the_fields_that_differ(name):
     named = str(caught.value).partition("they differ in ")[2]
     assert named.startswith(name)
     assert not any(other in named for other in DIFFERENCES if other != name)
+
+
+def test_pages_of_an_engine_are_named_apart_from_tensors_and_from_other_pages():
+    pages = PageLayout(engine="vllm", dtype="bfloat16", page_bytes=SPACE.block_bytes, terms={"order": "LBNHC"})
+    spaces = [
+        SPACE,
+        dataclasses.replace(SPACE, layout=pages),
+        dataclasses.replace(
+            SPACE, layout=PageLayout(engine="vllm", dtype="bfloat16", page_bytes=SPACE.block_bytes, terms={})
+        ),
+    ]
+    assert len({space.fingerprint for space in spaces}) == 3
+    assert spaces[1].block_bytes == SPACE.block_bytes
+    with pytest.raises(FingerprintMismatchError, match=r"differ in layout \(KVLayout"):
+        SPACE.require_match(spaces[1])
+    with pytest.raises(FingerprintMismatchError, match=r"differ in layout.terms \("):
+        spaces[2].require_match(spaces[1])
 
 
 def test_namespaces_that_agree_match():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.errors import InvalidArgumentError
-from kvstore.layout import DTYPE_BYTES, KVLayout
+from kvstore.layout import DTYPE_BYTES, KVLayout, PageLayout
 
 LLAMA = KVLayout(layers=4, kv_heads=2, head_size=32, dtype="float32")
 
@@ -115,3 +115,88 @@ def test_impossible_latent_layouts_are_refused(change, message):
 def test_impossible_block_sizes_are_refused(block_size):
     with pytest.raises(InvalidArgumentError, match="block_size must be"):
         LLAMA.block_bytes(block_size)
+
+
+PAGES = {"engine": "vllm", "dtype": "fp8_e4m3", "page_bytes": 4096, "terms": {"order": "LBNHC", "groups": [[0, 1], 16]}}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+page_layouts = st.builds(
+    PageLayout,
+    engine=st.sampled_from(["vllm", "sglang"]),
+    dtype=st.text(min_size=1, max_size=3),
+    page_bytes=st.integers(1, 1 << 40),
+    terms=st.dictionaries(st.text(max_size=3), json_values, max_size=3),
+)
+
+
+def test_a_page_is_a_block_however_many_tokens_it_has():
+    layout = PageLayout(**PAGES)
+    assert layout.block_bytes(1) == layout.block_bytes(1000) == 4096
+
+
+def test_canonical_encoding_of_pages_is_frozen():
+    expected = b'pagelayout/1 ["vllm","fp8_e4m3",4096,["groups","[[0, 1], 16]"],["order","\\"LBNHC\\""]]'
+    assert PageLayout(**PAGES).canonical() == expected
+
+
+@given(page_layouts, page_layouts)
+def test_canonical_encodings_of_pages_are_equal_exactly_for_equal_layouts(a, b):
+    assert (a.canonical() == b.canonical()) == (a == b)
+
+
+@given(page_layouts)
+def test_pages_never_share_an_encoding_with_tensors(layout):
+    assert not layout.canonical().startswith(b"kvlayout/")
+
+
+def test_terms_are_taken_in_any_order_and_frozen():
+    terms = {"a": [1, 2], "b": {"y": 1, "x": 2}}
+    layout = PageLayout(**(PAGES | {"terms": terms}))
+    turned = PageLayout(**(PAGES | {"terms": {"b": {"x": 2, "y": 1}, "a": (1, 2)}}))
+    assert layout == turned
+    assert hash(layout) == hash(turned)
+    assert layout.canonical() == turned.canonical()
+    terms["a"].append(3)
+    assert layout == turned
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layout.page_bytes = 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": "sglang"},
+        {"dtype": "fp8_e5m2"},
+        {"page_bytes": 4097},
+        {"terms": {}},
+        {"terms": PAGES["terms"] | {"order": "LBHNC"}},
+        {"terms": PAGES["terms"] | {"groups": [[0, 1], "16"]}},
+        {"terms": PAGES["terms"] | {"more": None}},
+    ],
+    ids=str,
+)
+def test_every_difference_between_pages_is_one(change):
+    assert PageLayout(**(PAGES | change)) != PageLayout(**PAGES)
+    assert PageLayout(**(PAGES | change)).canonical() != PageLayout(**PAGES).canonical()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engine": ""}, "engine must be a string that is not empty"),
+        ({"engine": b"vllm"}, "engine must be a string"),
+        ({"dtype": ""}, "dtype must be a string"),
+        ({"dtype": None}, "dtype must be a string"),
+        ({"page_bytes": 0}, "page_bytes must be an integer from 1"),
+        ({"page_bytes": 1.0}, "page_bytes must be an integer"),
+        ({"terms": {"a": b"bytes"}}, "terms must be JSON values under names"),
+        ({"terms": {"a": {1, 2}}}, "terms must be JSON values"),
+    ],
+)
+def test_impossible_pages_are_refused(change, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        PageLayout(**(PAGES | change))

@@ -11,6 +11,7 @@ transformers = pytest.importorskip("transformers")
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, QuantizedCache, StaticCache  # noqa: E402
 
 import kvstore  # noqa: E402
+from kvstore.config import ClientConfig  # noqa: E402
 from kvstore.connectors import transformers as connector_module  # noqa: E402
 from kvstore.connectors.transformers import TransformersConnector, namespace_for  # noqa: E402
 from kvstore.errors import InvalidArgumentError, UnsupportedError  # noqa: E402
@@ -275,9 +276,33 @@ def test_models_that_cannot_be_stored_are_refused(unsupported, why):
         namespace_for(unsupported(), revision="r")
 
 
-def test_adapters_are_refused(model):
-    model.peft_config = {"default": object()}
-    with pytest.raises(UnsupportedError, match="adapters"):
+class Adapter:
+    """As PEFT describes one."""
+
+    def __init__(self, *, virtual_tokens=False):
+        self.is_prompt_learning = virtual_tokens
+
+
+def test_a_model_with_adapters_needs_the_name_of_the_active_one(store, model):
+    _, cache = prefill(model, TOKENS)
+    model.peft_config = {"default": Adapter()}
+    connector = TransformersConnector(store, model, revision="r")
+    with pytest.raises(UnsupportedError, match="name the active ones"):
+        connector.save_prefix(cache, TOKENS)
+    with pytest.raises(UnsupportedError, match="name the active ones"):
+        connector.load_prefix(TOKENS)
+    assert connector.save_prefix(cache, TOKENS, adapter="style@1").complete
+    assert connector.load_prefix(TOKENS, adapter="style@1").tokens == BOUNDARY
+    assert connector.load_prefix(TOKENS, adapter="style@2").tokens == 0
+    assert connector.load_prefix(TOKENS, salt=b"style@1", adapter="none").tokens == 0
+    bare = TransformersConnector(store, build(), revision="r")
+    assert bare.load_prefix(TOKENS).tokens == 0
+    assert bare.load_prefix(TOKENS, salt=b"style@1").tokens == 0
+
+
+def test_adapters_with_virtual_tokens_are_refused(model):
+    model.peft_config = {"default": Adapter(virtual_tokens=True)}
+    with pytest.raises(UnsupportedError, match="virtual tokens"):
         namespace_for(model, revision="r")
 
 
@@ -384,3 +409,88 @@ def test_node_lost_between_batches_keeps_what_has_arrived(node, model, monkeypat
         loaded = connector.load_prefix(TOKENS)
         assert loaded.tokens == 4 * BLOCK
         assert same_kv(loaded.cache, cache, loaded.tokens)
+
+
+def test_a_node_that_is_away_at_first_is_misses_until_it_comes(node, model):
+    node.kill()
+    _, cache = prefill(model, TOKENS)
+    config = ClientConfig(connect_timeout_ms=500, reconnect_backoff_ms_max=50)
+    with kvstore.connect(node.url, config=config, may_be_away=True) as store:
+        connector = TransformersConnector(store, model, revision="r")
+        assert connector.load_prefix(TOKENS).tokens == 0
+        assert connector.save_prefix(cache, TOKENS).blocks_stored == 0
+        node.start()
+        wait_until(lambda: connector.save_prefix(cache, TOKENS).complete, "the node is found", 20)
+        assert connector.load_prefix(TOKENS).tokens == BOUNDARY
+
+
+def test_the_time_of_a_whole_call_is_limited(node, model, monkeypatch):
+    monkeypatch.setattr(connector_module, "_WINDOW_BYTES", 2 * namespace_for(model, revision="r").block_bytes)
+    with kvstore.connect(node.url, timeout_ms=60_000) as store:
+        connector = TransformersConnector(store, model, revision="r")
+        _, cache = prefill(model, TOKENS)
+        assert connector.save_prefix(cache, TOKENS, timeout_ms=60_000).complete
+        assert connector.load_prefix(TOKENS, timeout_ms=60_000).tokens == BOUNDARY
+
+        def slow(keys, buffers, **options):
+            time.sleep(0.2)
+            return get(keys, buffers, **options)
+
+        get = store.get
+        monkeypatch.setattr(store, "get", slow)
+        loaded = connector.load_prefix(TOKENS, timeout_ms=500)
+        assert loaded.tokens in {2 * BLOCK, 4 * BLOCK, 6 * BLOCK}
+        assert same_kv(loaded.cache, cache, loaded.tokens)
+        node.freeze()
+        started = time.monotonic()
+        assert connector.load_prefix(TOKENS, timeout_ms=100).tokens == 0
+        assert connector.save_prefix(cache, TOKENS, timeout_ms=100).blocks_stored == 0
+        assert time.monotonic() - started < 30  # the client's own deadlines would make it two minutes
+
+
+def test_prefixes_that_load_slower_than_they_compute_are_left_alone(store, model):
+    gated = TransformersConnector(store, model, revision="r")
+    ungated = TransformersConnector(store, model, revision="r", cost_gate=False)
+    gated.save_prefix(prefill(model, TOKENS)[1], TOKENS)
+    for connector in (gated, ungated):
+        assert connector.load_prefix(TOKENS).tokens == BOUNDARY
+        connector.note_prefill(10**12, 1e-6)
+    assert gated.load_prefix(TOKENS).tokens == 0
+    assert ungated.load_prefix(TOKENS).tokens == BOUNDARY
+    assert (gated.stats()["gate_taken"], gated.stats()["gate_skipped"]) == (1, 1)
+    assert (ungated.stats()["gate_taken"], ungated.stats()["gate_skipped"]) == (2, 0)
+
+
+def test_statistics_add_up(store, model):
+    connector = TransformersConnector(store, model, revision="r")
+    assert set(connector.stats().values()) == {0}
+    _, cache = prefill(model, TOKENS)
+    connector.load_prefix(TOKENS)
+    connector.save_prefix(cache, TOKENS)
+    connector.load_prefix(TOKENS)
+    stats, nbytes = connector.stats(), 10 * connector.namespace.block_bytes
+    expected = {
+        "lookups": 2,
+        "lookup_blocks": 20,
+        "lookup_hit_blocks": 10,
+        "loads": 1,
+        "load_blocks": 10,
+        "load_good_blocks": 10,
+        "load_bytes": nbytes,
+        "saves": 1,
+        "save_blocks": 10,
+        "save_good_blocks": 10,
+        "save_bytes": nbytes,
+    }
+    assert {name: stats[name] for name in expected} == expected
+    assert min(stats[name] for name in ("lookup_seconds", "load_seconds", "save_seconds")) > 0
+
+
+def test_failures_are_logged_once_a_minute(node, model, caplog):
+    with kvstore.connect(node.url, timeout_ms=500) as store:
+        connector = TransformersConnector(store, model, revision="r")
+        _, cache = prefill(model, TOKENS)
+        node.kill()
+        for _ in range(5):
+            connector.save_prefix(cache, TOKENS)
+        assert caplog.messages.count("10 of 10 blocks are not stored") == 1

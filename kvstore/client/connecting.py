@@ -20,20 +20,27 @@ __all__ = ["connect", "connect_async", "connect_polled"]
 
 
 def connect(
-    url: str, *, timeout_ms: int | None = None, lane: str | None = None, config: ClientConfig | None = None
+    url: str,
+    *,
+    timeout_ms: int | None = None,
+    lane: str | None = None,
+    config: ClientConfig | None = None,
+    may_be_away: bool = False,
 ) -> Client:
     """Opens a session with a node (`kv://host:port`) or with a store in this process (`embedded://?memory=1GiB`).
 
     - `timeout_ms`: how long to wait for the node here, and the default deadline of every later call;
     - `lane`: "mapped", "shm", "rdma" or "tcp" instead of the best that works ("auto");
     - `config`: all settings of the client, a `kvstore.config.ClientConfig`; where not given, those of the environment
-      (`KVSTORE_CLIENT_...`).
+      (`KVSTORE_CLIENT_...`);
+    - `may_be_away`: a node that does not answer is no error; it is looked for until it is there, and everything is a
+      miss meanwhile.
 
     Raises `ConnectError` when the node does not answer in time, `VersionMismatchError` when it speaks another version,
     `InvalidArgumentError`, `UnknownSchemeError` or `ConfigError` for an address or a setting that cannot be used.
     """
     settings = _settings(timeout_ms, lane, config)
-    return Client(_open(url, settings), timeout_ms=settings.timeout_ms)
+    return Client(_open(url, settings, may_be_away=may_be_away), timeout_ms=settings.timeout_ms)
 
 
 async def connect_async(
@@ -52,9 +59,7 @@ def connect_polled(
     config: ClientConfig | None = None,
     may_be_away: bool = False,
 ) -> PolledClient:
-    """As `connect`, for a loop that polls. With `may_be_away` a node that does not answer is no error: it is looked for
-    until it is there, and everything is a miss meanwhile.
-    """
+    """As `connect`, for a loop that polls."""
     settings = _settings(timeout_ms, lane, config)
     return PolledClient(_open(url, settings, may_be_away=may_be_away), timeout_ms=settings.timeout_ms)
 

@@ -9,9 +9,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from kvstore.client.arguments import checked_timeout_ms, raise_refusal, ttl_s_to_ms
+from kvstore.client.arguments import (
+    checked_owner,
+    checked_timeout_ms,
+    key_bytes,
+    pin_ttl_ms,
+    raise_refusal,
+    ttl_s_to_ms,
+)
 from kvstore.client.closed import Closed
-from kvstore.client.results import BoolArray, GetResult, PutResult, present
+from kvstore.client.results import BoolArray, GetResult, PinResult, PutResult, present
 from kvstore.client.session import Session
 from kvstore.errors import ClosedError, InvalidArgumentError
 from kvstore.transport import fork
@@ -52,12 +59,19 @@ class PolledClient:
     @property
     def connected(self) -> bool:
         """Whether there is a node behind it now. Without one, submissions end at once as UNAVAILABLE."""
-        return bool(self._native.attached)
+        native = self._native
+        return not isinstance(native, Closed) and bool(native.attached)
 
     @property
     def lane(self) -> str:
         """How bytes travel: "mapped", "shm", "rdma", "tcp"; "" before the node was first reached."""
         return self._session.lane
+
+    @property
+    def timeouts(self) -> int:
+        """For how many blocks the node has not answered in time so far, which `match` and `exists` do not tell."""
+        native = self._native
+        return 0 if isinstance(native, Closed) else int(native.stats()["timeouts"])
 
     @property
     def pending(self) -> int:
@@ -120,6 +134,12 @@ class PolledClient:
         """Removes blocks: which of them were there."""
         return self._submit(present, "submit_delete", keys, timeout_ms=timeout_ms)
 
+    def pin(self, keys: Any, *, owner: str, ttl_s: float, timeout_ms: int | None = None) -> PinResult:
+        """See `Client.pin`; waits for the node."""
+        ttl_ms, names = pin_ttl_ms(ttl_s), key_bytes(keys)
+        deadline_ms = self._deadline(timeout_ms)
+        return PinResult(self._session.pin(self._native, names, checked_owner(owner), ttl_ms, deadline_ms))
+
     def poll(self, wait_ms: int = 0) -> list[Completion]:
         """What has ended since the last call, each once; waits up to `wait_ms` for the first where nothing has."""
         ended = self._native.drain()
@@ -129,8 +149,9 @@ class PolledClient:
             readable.poll(wait_ms)
             ended = self._native.drain()
         with self._lock:
-            results = [self._results.pop(ticket) for ticket, _ in ended]
-        return [Completion(ticket, make(raw)) for (ticket, raw), make in zip(ended, results, strict=True)]
+            results = [self._results.pop(ticket, None) for ticket, _ in ended]
+        # What another thread closed meanwhile has no result any more.
+        return [Completion(ticket, make(raw)) for (ticket, raw), make in zip(ended, results, strict=True) if make]
 
     def stats(self, *, timeout_ms: int | None = None) -> dict[str, dict[str, Any] | None]:
         """See `Client.stats`; waits for the node."""
@@ -142,7 +163,8 @@ class PolledClient:
             return
         self._native = Closed("close() was called")
         self._session.close()
-        self._results.clear()
+        with self._lock:
+            self._results.clear()
 
     def abandon(self) -> None:
         """In a forked child: see `kvstore.transport.fork`."""

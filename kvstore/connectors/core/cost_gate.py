@@ -53,7 +53,9 @@ class CostGate:
         slope = (weight * size_seconds - size * seconds) / spread if spread > 1e-6 * weight * size2 else -1.0
         if slope <= 0:  # sizes were all alike, or noise hides what they cost
             return seconds / size * nbytes if size > 0 else seconds / weight
-        return max(0.0, (seconds - slope * size) / weight) + slope * nbytes
+        fixed = (seconds - slope * size) / weight
+        # No load takes less than nothing: then the best line is the one through the origin.
+        return fixed + slope * nbytes if fixed > 0 else size_seconds / size2 * nbytes
 
     def prefill_seconds(self, tokens: int) -> float | None:
         """How long computing so many tokens would take; None before any were."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from kvstore.client import Completion, GetResult, PolledClient, PutResult, connect_polled
+from kvstore.client.results import BoolArray
 from kvstore.config import ClientConfig, ConnectorConfig
 from kvstore.connectors.core.breaker import Breaker
 from kvstore.connectors.core.cost_gate import CostGate
@@ -24,14 +25,16 @@ __all__ = ["Done", "EngineStore"]
 
 _LOGGER = logging.getLogger("kvstore.connectors")
 
-Kind = Literal["lookup", "exists", "load", "save"]
+_PINNED_OR_THERE = [int(status) for status in (Status.OK, Status.NOT_DURABLE, Status.BUSY)]
+
+Kind = Literal["lookup", "exists", "load", "save", "delete"]
 
 
 class Done(NamedTuple):
     """The end of a submission.
 
-    `ok`: `(n,)` bools, one a key: whether the store has the block (exists, save), or it is in its buffer now (load);
-    for a lookup the leading keys that are there. `seconds` from submission to here.
+    `ok`: `(n,)` bools, one a key: whether the store has the block (exists, save), it is in its buffer now (load), or it
+    was there to be removed (delete); for a lookup the leading keys that are there. `seconds` from submission to here.
     """
 
     ticket: int
@@ -78,6 +81,7 @@ class EngineStore:
         self._pending: dict[int, _Pending] = {}
         self._ended: list[Done] = []
         self._local_tickets = 0
+        self._timeouts_seen = 0
         self._closed = False
         settings = ClientConfig.load(overrides={"lane": config.lane})
         self._client: PolledClient = connect_polled(config.endpoint, config=settings, may_be_away=True)
@@ -127,12 +131,11 @@ class EngineStore:
         """Writes blocks. None where they are dropped: the node is away, or too much is on its way already."""
         ttl_s = self.config.ttl_ms / 1000 if self.config.ttl_ms else None
         timeout_ms = self.config.save_timeout_ms
-        with self._lock:
-            busy = self._saving_bytes()
-            drop = self._closed or (busy > 0 and busy + nbytes > self.config.save_bytes)
-        if drop or not self.connected or self._breaker.is_open:
-            self._statistics.count(saves_dropped=1, save_dropped_blocks=len(keys))
-            if drop:
+        busy = self.saving_bytes
+        full = busy > 0 and busy + nbytes > self.config.save_bytes
+        if full or not self.connected or self._breaker.is_open:
+            self.drop_save(len(keys))
+            if full:
                 self.log.warning("saves are dropped: %d bytes are on their way to the node already", busy)
             return None
         return self._submit(
@@ -142,6 +145,38 @@ class EngineStore:
             timeout_ms,
             lambda: self._client.put(keys, buffers, ttl_s=ttl_s, first_depth=first_depth, timeout_ms=timeout_ms),
         )
+
+    def drop_save(self, blocks: int) -> None:
+        """Counts a save of so many blocks that there was no room even to begin."""
+        self._statistics.count(saves_dropped=1, save_dropped_blocks=blocks)
+
+    def delete(self, keys: Any) -> int:
+        """Removes blocks; for engines that decide themselves what is no longer worth keeping."""
+        timeout_ms = self.config.lookup_timeout_ms
+        return self._submit("delete", keys, 0, timeout_ms, lambda: self._client.delete(keys, timeout_ms=timeout_ms))
+
+    def pin(self, keys: Any, *, owner: str, ttl_s: float) -> BoolArray:
+        """Keeps blocks from eviction for `owner` and so many seconds, 0 ends that; which of them are there.
+
+        Waits for the node, up to the lookup timeout: for threads of a connector's own. Blocks beyond what pins may hold
+        together (the node's `pin_share`) are only as safe as all others.
+        """
+        started_s = self._clock()
+        if not len(keys) or self._closed or self._breaker.refuses():
+            return np.zeros(len(keys), np.bool_)
+        try:
+            result = self._client.pin(keys, owner=owner, ttl_s=ttl_s, timeout_ms=self.config.lookup_timeout_ms)
+        except (KVStoreError, ValueError) as error:
+            self.log.warning("blocks cannot be pinned: %s", error)
+            self._statistics.count(errors=1)
+            return np.zeros(len(keys), np.bool_)
+        seconds = self._clock() - started_s
+        there: BoolArray = np.isin(result.cause, _PINNED_OR_THERE)
+        self._breaker.note(timed_out=not there.any() and seconds * 1000 >= self.config.lookup_timeout_ms)
+        if ttl_s > 0:
+            self._statistics.submitted("lookup", len(keys))
+            self._statistics.ended("lookup", int(there.sum()), 0, seconds)
+        return there
 
     def poll(self, wait_ms: int = 0) -> list[Done]:
         """What has ended since the last call, each once; waits up to `wait_ms` for the first where nothing has."""
@@ -218,12 +253,20 @@ class EngineStore:
             return None
         seconds = self._clock() - pending.started_s
         ok, timed_out = _outcome(completion.result, pending.blocks)
-        if pending.kind in {"lookup", "exists"}:
-            timed_out = not ok.any() and seconds * 1000 >= pending.timeout_ms
-        self._breaker.note(timed_out=timed_out)
+        if pending.kind in {"load", "save"} or ok.any() or seconds * 1000 < pending.timeout_ms:
+            self._breaker.note(timed_out=timed_out)
+        elif self._have_timeouts_grown():
+            self._breaker.note(timed_out=True)
         done = Done(completion.ticket, pending.kind, ok, seconds)
         self._count(pending, done, completion.result)
         return done
+
+    def _have_timeouts_grown(self) -> bool:
+        """Whether the node has let anything time out since this was last asked; else a loop only polled late."""
+        timeouts = self._client.timeouts
+        with self._lock:
+            before, self._timeouts_seen = self._timeouts_seen, timeouts
+        return timeouts > before
 
     def _count(self, pending: _Pending, done: Done, result: Any) -> None:
         good = int(done.ok.sum())
@@ -231,7 +274,7 @@ class EngineStore:
         if pending.kind == "load" and good == pending.blocks:
             self.gate.note_load(pending.nbytes, done.seconds)
         if isinstance(result, GetResult | PutResult) and good < pending.blocks:
-            causes = ", ".join(sorted(_causes(result)))
+            causes = ", ".join(sorted({Status(int(value)).name for value in result.cause[~done.ok]}))
             if pending.kind == "load":
                 self.log.warning("%d of %d blocks were not loaded (%s)", pending.blocks - good, pending.blocks, causes)
             else:
@@ -239,16 +282,13 @@ class EngineStore:
 
 
 def _outcome(result: Any, blocks: int) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], bool]:
-    """Which blocks are good, and whether the node did not answer."""
+    """Which blocks are good, and whether the node did not answer, as far as the result tells."""
     if isinstance(result, GetResult):
         return result.ok, bool((result.cause == int(Status.TIMEOUT)).all())
     if isinstance(result, PutResult):
-        return result.stored, bool((result.cause == int(Status.TIMEOUT)).all())
+        # Two engines that computed a prefix in different parts differ in its last bits: the first one's serves both.
+        conflict = result.status == int(Status.CONFLICT)
+        return result.stored | conflict, bool((result.cause == int(Status.TIMEOUT)).all())
     if isinstance(result, int):
         return np.arange(blocks) < result, False
     return result, False
-
-
-def _causes(result: GetResult | PutResult) -> set[str]:
-    failed = result.cause[~(result.stored if isinstance(result, PutResult) else result.ok)]
-    return {Status(int(value)).name for value in np.unique(failed)}

@@ -11,9 +11,10 @@ _NAMES = (
     *("lookups", "lookup_blocks", "lookup_hit_blocks", "lookup_seconds"),
     *("loads", "load_blocks", "load_good_blocks", "load_bytes", "load_seconds"),
     *("saves", "save_blocks", "save_good_blocks", "save_bytes", "save_seconds"),
+    *("deletes", "delete_blocks", "delete_good_blocks", "delete_seconds"),
     *("saves_dropped", "save_dropped_blocks", "errors"),
 )
-_PREFIXES = {"lookup": "lookup", "exists": "lookup", "load": "load", "save": "save"}
+_PREFIXES = {"lookup": "lookup", "exists": "lookup", "load": "load", "save": "save", "delete": "delete"}
 
 
 class Statistics:
@@ -38,7 +39,7 @@ class Statistics:
         prefix = _PREFIXES[kind]
         good = "lookup_hit_blocks" if prefix == "lookup" else f"{prefix}_good_blocks"
         added: dict[str, float] = {good: good_blocks, f"{prefix}_seconds": seconds}
-        if prefix != "lookup":
+        if prefix in {"load", "save"}:
             added[f"{prefix}_bytes"] = nbytes
         self.count(**added)
 

@@ -29,17 +29,14 @@ class ObjectNames:
     LMCache names an object `model@kv_rank@object_group@chunk_hash[@cache_salt]`; ranks, groups, prefixes and salts are
     thus told apart by it. What it leaves out goes into the namespace: `dtype`, everything in `terms` (plain JSON), and
     the settings `revision` and `tenant_secret_file`; the setting `model` stands in for the name in the key.
-    `object_bytes` is the length of an object where that is known before its buffer is.
 
     Raises `ConfigError` for a secret that cannot be read, `InvalidArgumentError` for terms of no use.
     """
 
-    def __init__(
-        self, config: ConnectorConfig, *, dtype: str, terms: dict[str, Any], object_bytes: int | None = None
-    ) -> None:
+    def __init__(self, config: ConnectorConfig, *, dtype: str, terms: dict[str, Any]) -> None:
         self._model = config.model
-        # Where the length is not known, an object of another length is told by its buffer: it is a miss.
-        layout = PageLayout(engine="lmcache", dtype=dtype, page_bytes=object_bytes or 1, terms=terms)
+        # A lookup does not know how long objects are; that one has another length is seen when it is loaded: a miss.
+        layout = PageLayout(engine="lmcache", dtype=dtype, page_bytes=1, terms=terms)
         self._namespace = Namespace(
             model=config.model or _MODEL_OF_THE_KEY,
             revision=config.revision or _REVISION_NOT_SAID,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kvstore.connectors.core import Done, load_config
+from kvstore.connectors.core import Done
 from kvstore.connectors.lmcache.names import ObjectNames
+from kvstore.connectors.lmcache.setup import load_adapter_config
 from kvstore.connectors.lmcache.watched_store import WatchedStore
 
 __all__ = ["KVStoreNativePlugin"]
@@ -25,7 +26,7 @@ class KVStoreNativePlugin:
     """
 
     def __init__(self, *, dtype: str, format: str = "", **settings: object) -> None:
-        config = load_config(settings)
+        config = load_adapter_config(settings)
         self._names = ObjectNames(config, dtype=dtype, terms={"interface": "native_plugin", "format": format})
         self._store = WatchedStore(config)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kvstore.config import ConnectorConfig
 from kvstore.connectors.core import Done, EngineStore
+from kvstore.connectors.core.engine_store import Kind
 
 __all__ = ["WatchedStore"]
 
@@ -31,7 +32,7 @@ class WatchedStore:
     def __init__(self, config: ConnectorConfig) -> None:
         self.engine = EngineStore(config)
         self._lock = threading.Lock()
-        self._dropped: list[Done] = []
+        self._refused: list[Done] = []
         self._next_ticket = _FIRST_TICKET
         self._closed = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -55,16 +56,19 @@ class WatchedStore:
     def save(self, keys: Any, buffers: list[memoryview]) -> int:
         """Writes blocks."""
         ticket = self.engine.save(keys, buffers, nbytes=_total_bytes(buffers))
-        if ticket is None:
-            with self._lock:
-                ticket = self._next_ticket
-                self._next_ticket -= 1
-                self._dropped.append(Done(ticket, "save", np.zeros(len(keys), np.bool_), 0.0))
-        return self._announce(ticket)
+        return self.refuse("save", len(keys)) if ticket is None else self._announce(ticket)
 
     def delete(self, keys: Any) -> int:
         """Removes blocks."""
         return self._announce(self.engine.delete(keys))
+
+    def refuse(self, kind: Kind, blocks: int) -> int:
+        """A submission that ends as not done, without having begun."""
+        with self._lock:
+            ticket = self._next_ticket
+            self._next_ticket -= 1
+            self._refused.append(Done(ticket, kind, np.zeros(blocks, np.bool_), 0.0))
+        return self._announce(ticket)
 
     def poll(self) -> list[Done]:
         """What has ended since the last call, each once; does not wait."""
@@ -73,8 +77,8 @@ class WatchedStore:
                 # Before looking, so that what ends after the look makes the descriptor readable again.
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
-            dropped, self._dropped = self._dropped, []
-        return dropped + self.engine.poll()
+            refused, self._refused = self._refused, []
+        return refused + self.engine.poll()
 
     def wake(self) -> None:
         """Makes the descriptor readable until the next `poll`."""

@@ -27,8 +27,12 @@ def _declare_torchvision_operators(_module: ModuleType) -> None:
 
 
 def _leave_host_memory_unpinned(module: ModuleType) -> None:
-    module._cuda_host_register = lambda buffer, registration_granularity_bytes=None: None
-    module._cuda_host_unregister = lambda buffer: None
+    make = module.HostKVCache.__init__
+
+    def make_unpinned(pool, *arguments, **options):
+        make(pool, *arguments, **options | ({"pin_memory": False} if "pin_memory" in options else {}))
+
+    module.HostKVCache.__init__ = make_unpinned
 
 
 def _copy_by_index(module: ModuleType) -> None:
@@ -41,7 +45,7 @@ def _copy_by_index(module: ModuleType) -> None:
 
 _BEFORE: dict[str, Callable[[ModuleType], None]] = {"torchvision": _declare_torchvision_operators}
 _AFTER: dict[str, Callable[[ModuleType], None]] = {
-    f"{_POOL_HOST}.common": _leave_host_memory_unpinned,
+    f"{_POOL_HOST}.base": _leave_host_memory_unpinned,
     f"{_POOL_HOST}.mha": _copy_by_index,
     f"{_POOL_HOST}.mla": _copy_by_index,
 }

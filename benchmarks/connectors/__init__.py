@@ -1,0 +1,1 @@
+"""What connectors cost the engines that use them."""

@@ -1,0 +1,1 @@
+"""The transformers connector under the contract of all connectors."""

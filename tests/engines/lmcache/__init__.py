@@ -1,0 +1,1 @@
+"""The adapters in LMCache; run with LMCache's own Python."""

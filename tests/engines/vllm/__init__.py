@@ -1,0 +1,1 @@
+"""Tests of the vLLM connector, run with the Python of an environment that has vLLM."""
