@@ -73,6 +73,7 @@ def run_engine(model: str, endpoint: str, answers: Any) -> None:
         dtype="float32" if own_model else "auto",
         skip_tokenizer_init=True,
         max_model_len=4096,
+        enforce_eager=True,  # nothing is compiled, which would take minutes on a CPU
         disable_log_stats=False,
         kv_transfer_config=kv_transfer_config(endpoint),
     )
@@ -83,6 +84,7 @@ def run_engine(model: str, endpoint: str, answers: Any) -> None:
     took_s = time.perf_counter() - began_s
     counters = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     answers.put((took_s, counters.get("vllm:external_prefix_cache_hits", 0), list(output.outputs[0].token_ids)))
+    llm.llm_engine.engine_core.shutdown()  # or this process would wait for that of the engine
 
 
 @contextlib.contextmanager

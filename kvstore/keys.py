@@ -215,7 +215,9 @@ def _token_bytes(token_ids: npt.ArrayLike) -> bytes:
 
 
 def _engine_hash_bytes(position: int, value: object) -> bytes:
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes):
+        encoded = value
+    elif isinstance(value, bytearray | memoryview):
         encoded = bytes(value)
     elif isinstance(value, str):
         try:

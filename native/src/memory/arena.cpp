@@ -44,7 +44,8 @@ void Arena::prefault() {
   }
 }
 
-ArenaView::ArenaView(int fd, uint64_t bytes) : memory_(fd, bytes, kArenaSeals, PROT_READ) {}
+ArenaView::ArenaView(int fd, uint64_t bytes)
+    : memory_(fd, bytes, kArenaSeals, PROT_READ), warmer_(memory_.fd(), memory_.data()) {}
 
 SharedSegment::SharedSegment(uint64_t bytes)
     : memory_("kvstore-segment", bytes, kSegmentSeals, MappedMemfd::Pages::kNormal) {}

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "memory/mapped_memfd.h"
+#include "memory/page_warmer.h"
 
 namespace kvstore {
 
@@ -32,7 +33,8 @@ class Arena {
 };
 
 // A client's read-only view of an arena it received as a descriptor. Checks the seals and the size first: a memfd that
-// could still shrink would let the peer crash us (SIGBUS). Throws std::system_error or std::runtime_error.
+// could still shrink would let the peer crash us (SIGBUS). Its pages are warmed in the background. Throws
+// std::system_error or std::runtime_error.
 class ArenaView {
  public:
   ArenaView(int fd, uint64_t bytes);  // takes over `fd`, also when it throws
@@ -42,6 +44,7 @@ class ArenaView {
 
  private:
   MappedMemfd memory_;
+  PageWarmer warmer_;
 };
 
 // A memfd that both sides map writable (rings and staging of the same-host channel): sealed against shrink and grow.

@@ -18,7 +18,9 @@ def test_an_engine_goes_on_where_another_was(llama, node):
         assert engine.generate(PROMPT) == [expected]
     counters = node.wait_for_counters("the chunks are there", blocks=CHUNKS, hits=0)
     assert counters["bytes_received"] == CHUNKS * CHUNK_BYTES
-    with Engine(llama, kv_transfer_config=tiered(node.url)) as engine:
+    # As in production, the scheduler and the connector in a process of their own.
+    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with Engine(llama, kv_transfer_config=tiered(node.url), environment=apart) as engine:
         assert engine.generate(PROMPT) == [expected]
         metrics = engine.metrics()
     assert metrics["vllm:external_prefix_cache_hits"] == CHUNKS * 32
