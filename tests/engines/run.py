@@ -17,7 +17,7 @@ __all__ = ["SUITES"]
 _HERE = Path(__file__).parent
 # Folder: the environment that runs its tests, and others that they start processes in.
 SUITES: dict[str, tuple[str, ...]] = {
-    "vllm": ("vllm-0.32",),
+    "vllm": ("vllm-0.32", "vllm-0.33"),
     "sglang": ("sglang",),
     "lmcache": ("lmcache",),
 }
