@@ -18,38 +18,27 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.engines.models import write_llama
 from tests.engines.vllm.engine import Engine, direct, tiered
-from tests.engines.vllm.models import VOCABULARY, prompt
+from tests.engines.vllm.models import prompt
 from tests.node_process import wait_until
 from tests.support.node import Node
 
 PROMPT_TOKENS = 2000
 ANSWER_TOKENS = 64
 CHUNK_TOKENS = 32
+# Than the model of the tests, so that computing the prompt is work: 8 KiB of KV a token.
+LARGER = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+}
 PLAIN, PLAIN_AGAIN = "no connector", "no connector, another"
-
-
-def write_model(folder: Path) -> Path:
-    """Large enough that computing the prompt is work: 8 KiB of KV a token."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=8192,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    torch.manual_seed(3)
-    LlamaForCausalLM(config).float().save_pretrained(folder)
-    return folder
 
 
 def first_token_s(engine: Engine, tokens: list[int]) -> float:
@@ -104,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with contextlib.ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        model = write_model(folder / "model")
+        model = write_llama(folder / "model", **LARGER)
         (folder / "node").mkdir()
         node = opened.enter_context(Node(folder / "node", "--prefault", memory="512MiB"))
         configs = {

@@ -7,7 +7,7 @@ from tests.support.node import Node
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
-    from tests.engines.vllm.models import write_llama
+    from tests.engines.models import write_llama
 
     return write_llama(tmp_path_factory.mktemp("llama"))
 

@@ -1,4 +1,4 @@
-"""Small models with seeded random weights, written where vLLM can load them; prompts are token ids."""
+"""A model with several cache groups, and prompts of token ids."""
 
 from __future__ import annotations
 
@@ -6,34 +6,11 @@ import random
 from pathlib import Path
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-__all__ = ["VOCABULARY", "prompt", "write_gemma", "write_llama"]
+from tests.engines.models import SPREAD, VOCABULARY
 
-VOCABULARY = 320
-# Above the 0.02 of training: wrong KV then changes the very next token.
-_SPREAD = 0.08
-
-
-def write_llama(folder: Path, *, seed: int = 1) -> Path:
-    """Four layers of 128, four query and two KV heads of 32, float32: 2 KiB of KV a token."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=8192,
-        initializer_range=_SPREAD,
-        tie_word_embeddings=False,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    torch.manual_seed(seed)
-    LlamaForCausalLM(config).float().save_pretrained(folder)
-    return folder
+__all__ = ["prompt", "write_gemma"]
 
 
 def write_gemma(folder: Path, *, seed: int = 1) -> Path:
@@ -49,7 +26,7 @@ def write_gemma(folder: Path, *, seed: int = 1) -> Path:
         query_pre_attn_scalar=32,
         max_position_embeddings=8192,
         sliding_window=64,
-        initializer_range=_SPREAD,
+        initializer_range=SPREAD,
         eos_token_id=None,
         bos_token_id=None,
     )
