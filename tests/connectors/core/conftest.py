@@ -1,4 +1,4 @@
-"""A node, and engine stores of it that are quick to give up."""
+"""Engine stores that are quick to give up."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import pytest
 
 from kvstore.config import ConnectorConfig
 from kvstore.connectors.core import EngineStore
-from tests.support.node import Node
 
 LOOKUP_MS, LOAD_MS, SAVE_MS = 200, 400, 500
-
-
-@pytest.fixture(scope="module")
-def one_node(tmp_path_factory):
-    with Node(tmp_path_factory.mktemp("node"), "--threads", "1", memory="128MiB") as running:
-        yield running
-
-
-@pytest.fixture
-def node(one_node):
-    """A node in which nothing has happened yet, whatever earlier tests did to it."""
-    one_node.renew()
-    return one_node
 
 
 @pytest.fixture

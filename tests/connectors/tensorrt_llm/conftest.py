@@ -1,25 +1,12 @@
-"""A node, and engines that stand for TensorRT-LLM."""
+"""Engines that stand for TensorRT-LLM."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.node_process import wait_until
-from tests.support.node import Node
 
 TIMEOUTS = {"lookup_timeout_ms": 500, "load_timeout_ms": 1000, "save_timeout_ms": 1000}
-
-
-@pytest.fixture(scope="module")
-def one_node(tmp_path_factory):
-    with Node(tmp_path_factory.mktemp("node"), "--threads", "1", memory="128MiB") as running:
-        yield running
-
-
-@pytest.fixture
-def node(one_node):
-    one_node.renew()
-    return one_node
 
 
 @pytest.fixture
