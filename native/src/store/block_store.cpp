@@ -86,21 +86,11 @@ void BlockStore::release(const Lease& lease) {
 }
 
 bool BlockStore::hold(const Key& key, Lease* lease) {
-  Impl::Shard& shard = impl_->shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
-  if (slot == Impl::kNone) return false;
-  *lease = impl_->lease(slot);
-  return true;
+  return impl_->visit_one(key, [&](uint32_t slot) { *lease = impl_->lease(slot); });
 }
 
 bool BlockStore::look(const Key& key, Lease* lease) const {
-  Impl::Shard& shard = impl_->shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
-  if (slot == Impl::kNone) return false;
-  *lease = impl_->unleased(slot);
-  return true;
+  return impl_->visit_one(key, [&](uint32_t slot) { *lease = impl_->unleased(slot); });
 }
 
 Lease BlockStore::share(const Lease& lease) {
@@ -143,12 +133,7 @@ void BlockStore::contains(std::span<const Key> keys, std::span<Status> statuses)
 }
 
 bool BlockStore::find(const Key& key, BlockInfo* info) const {
-  Impl::Shard& shard = impl_->shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
-  if (slot == Impl::kNone) return false;
-  *info = {impl_->pool[slot].length, impl_->pool[slot].crc};
-  return true;
+  return impl_->visit_one(key, [&](uint32_t slot) { *info = {impl_->pool[slot].length, impl_->pool[slot].crc}; });
 }
 
 Status BlockStore::reserve(const Key& key, uint32_t length, Stamp stamp, uint32_t depth, Reservation* reservation) {
@@ -257,10 +242,7 @@ void BlockStore::touch(std::span<const Key> keys, Stamp stamp, uint32_t first_de
 }
 
 void BlockStore::set_expiry(const Key& key, uint64_t expires_ms, Stamp stamp, uint32_t depth) {
-  Impl::Shard& shard = impl_->shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  const uint32_t slot = impl_->find_live(shard, key, impl_->clock.now_ms());
-  if (slot != Impl::kNone) impl_->set_expiry(slot, expires_ms, stamp, depth);
+  (void)impl_->visit_one(key, [&](uint32_t slot) { impl_->set_expiry(slot, expires_ms, stamp, depth); });
 }
 
 void BlockStore::erase(std::span<const Key> keys, std::span<Status> statuses) {

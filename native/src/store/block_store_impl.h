@@ -69,6 +69,9 @@ struct BlockStore::Impl {
   [[nodiscard]] Lease unleased(uint32_t slot) const;  // what `lease` would answer
   void set_expiry(uint32_t slot, uint64_t expires_ms, Stamp stamp, uint32_t depth);
 
+  // Calls on_found(slot) for a live block, with its shard locked; false where there is none.
+  template <class OnFound>
+  bool visit_one(const Key& key, OnFound&& on_found);
   // Calls on_found(index, slot) for each key of the batch with a live block, with its shard locked, in any order.
   template <class OnFound>
   void visit(std::span<const Key> keys, uint64_t now_ms, OnFound&& on_found);
@@ -121,6 +124,16 @@ struct BlockStore::Impl {
   OnRemove remove_listener;
   std::function<void(const StoredBlock&)> expiry_listener;
 };
+
+template <class OnFound>
+bool BlockStore::Impl::visit_one(const Key& key, OnFound&& on_found) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  const uint32_t slot = find_live(shard, key, clock.now_ms());
+  if (slot == kNone) return false;
+  on_found(slot);
+  return true;
+}
 
 template <class Work>
 void BlockStore::Impl::for_each_shard(std::span<const Key> keys, std::span<const uint16_t> order, Work&& work) {
